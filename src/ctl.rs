@@ -31,8 +31,8 @@ use crate::{
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// Prints the status once, or every second until the service is gone if `watch` is set. Fails if not all workers serve,
-/// except in the format `Openmetrics`.
+/// Prints the status once. If `watch` is set, prints it every second until the service is gone. Fails if not all
+/// workers serve, except in the format `Openmetrics`.
 pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bool) -> Result<(), Failed> {
     let mut stdout = io::stdout();
     let terminal = stdout.is_terminal();
@@ -56,7 +56,8 @@ pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bo
         } else {
             text
         };
-        // If the write fails, the reader of the pipe, such as `head`, has closed it, and there is nothing more to do.
+        // If the write fails, the reader of the pipe, such as `head`, has closed the pipe. Then there is nothing more
+        // to do.
         if stdout.write_all(&text).and_then(|()| stdout.flush()).is_err() || !watch {
             return if all_serve { Ok(()) } else { Err(Failed::NotAllServe) };
         }
@@ -64,7 +65,8 @@ pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bo
     }
 }
 
-/// Sends a command that may take long, such as a reload, shows its progress on the terminal, and prints the answer.
+/// Sends a command to the master, shows the master's progress on the terminal, and prints the answer. The command may
+/// take long, such as a reload.
 pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: bool) -> Result<(), Failed> {
     let ends = matches!(command, ControlCommand::Stop { .. });
     let reached = endpoint.connect(PATIENCE)?;
@@ -80,13 +82,13 @@ pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: boo
     show("");
     let answer = answer.map_err(Failed::Refused)?;
     if ends && answer.ok {
-        // Wait until the master has ended. The answer to `stop` is the last thing that the master sends, and when the
-        // master ends, the connection is closed, so this read returns.
+        // Wait until the master has ended. Its answer to `stop` is the last data that it sends. When the master ends,
+        // the kernel closes the connection, and this read returns.
         let stream = &reached.stream;
         let _ = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| (&*stream).read(&mut [0]));
     }
     if json {
-        // If this fails, the reader of the pipe has closed it, and there is nothing more to do.
+        // If this fails, the reader of the pipe has closed the pipe. Then there is nothing more to do.
         let _ = io::stdout().write_all(&protocol::line(&answer));
     }
     match (answer.ok, json) {

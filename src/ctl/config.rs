@@ -1,5 +1,5 @@
-//! `oxicorn config` for a running service: it shows the values that are in effect in the service, and which of these
-//! values differ from the settings files.
+//! `oxicorn config` for a running service: it shows the values that are in effect in the service, and tells which of
+//! them differ from the settings files.
 //!
 //! Owns: asking the service for its values, and comparing them. Refuses: to read settings; `settings` does.
 
@@ -24,7 +24,8 @@ pub(crate) struct Differs {
 /// Prints the settings that are in effect in the running service.
 pub(crate) fn print_running(endpoint: &ControlEndpoint, json: bool) -> Result<(), Failed> {
     let text = ask_text(&endpoint.connect(PATIENCE)?, ControlCommand::Config { json }).map_err(Failed::Refused)?;
-    // If the write fails, the reader of the pipe, such as `head`, has closed it, and there is nothing more to do.
+    // If the write fails, the reader of the pipe, such as `head`, has closed the pipe. Then there is nothing more to
+    // do.
     let _ = io::stdout().write_all(text.as_bytes());
     Ok(())
 }
@@ -44,8 +45,8 @@ fn different(one: &Map<String, Value>, other: &Map<String, Value>) -> Vec<String
     let mut keys: Vec<_> = one.keys().chain(other.keys()).cloned().collect();
     keys.sort();
     keys.dedup();
-    // An entry without a section, such as `state_folder`, is not a setting: its value comes from the environment of the
-    // process that prints it, so it is not compared.
+    // Do not compare an entry without a section, such as `state_folder`. It is not a setting: its value comes from the
+    // environment of the process that prints it.
     keys.retain(|key| key.contains('.') && value(one, key) != value(other, key));
     keys
 }

@@ -18,14 +18,14 @@ use crate::protocol::{self, ControlCommand, ControlResponse, Meant, Reply, Reque
 /// The time that a master has to answer a request for its status. A master answers such a request without waiting for
 /// anything, so this time is long enough.
 pub(super) const PATIENCE: Duration = Duration::from_secs(5);
-/// The most bytes that are read from a master. This is more than the longest answer, and protects the command from a
-/// master that sends without end.
+/// The largest number of bytes that a command reads from a master. Even the longest answer is shorter. The limit
+/// protects the command from a master that sends without end.
 const ANSWER_MAX: u64 = 16 << 20;
 
 /// Why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failed {
-    /// The command cannot be done, or the master refused it. The sentence gives the reason.
+    /// The command cannot be done, or the master refused it. The text is a sentence that gives the reason.
     Refused(String),
     /// More than one service answers, and it is not clear which one is meant.
     Ambiguous(String),
@@ -48,7 +48,8 @@ impl Failed {
     }
 }
 
-/// A connection to a master, and the data by which the master checks that the command means its service.
+/// A connection to a master, and the data that identify the service which the command means. The master compares these
+/// data with its own.
 #[derive(Debug)]
 pub(super) struct Reached {
     pub(super) stream: UnixStream,

@@ -48,9 +48,10 @@ struct FoundService {
 }
 
 impl ControlEndpoint {
-    /// Finds out where to ask the service that is meant by these flags, this environment and this folder. It also reads
-    /// a settings file that has mistakes. Without this, the command would not find the service, or would ask another
-    /// service. `socket` is the value of `--socket`. If it is given, any service that answers at this path is meant.
+    /// Finds out how to reach the service that these flags, this environment and this folder mean. It reads the
+    /// settings file even if the file has mistakes. Otherwise the command would not find the service, or would ask
+    /// another service. `socket` is the value of `--socket`. If `socket` is given, any service that answers at this
+    /// path is meant.
     ///
     /// # Errors
     /// The settings file cannot be read, so it is not known which service is meant; or `socket` is a relative path, and
@@ -70,8 +71,8 @@ impl ControlEndpoint {
         let is_told = socket.is_some() || name_flag.is_some();
         let (partial, unreadable) = settings::resolve_partly(flags, env, start, declared);
         match unreadable {
-            // The flags of the command name the service, and no flag names the unreadable file: it was only found in
-            // the start folder. So the file is ignored.
+            // Ignore the unreadable file: it was only found in the start folder, and the flags of the command name the
+            // service without it.
             Some(Problems(why)) if is_told && why.iter().all(|problem| problem.place == Origin::Default) => {}
             Some(problems) => return Err(problems),
             None => {}
@@ -118,8 +119,8 @@ impl Search {
         sockets.extend(folders.iter().flat_map(|folder| sockets_in(folder, &self.name, uid)));
         let mut others = Vec::new();
         let mut found = self.meant_among(&sockets, patience, &mut others)?;
-        // Look in other folders only if the usual folders do not have the service that is meant. This keeps another
-        // user from putting a service in its place.
+        // Look in other folders only if the service that is meant has no socket in the usual folders. Otherwise the
+        // command could reach a service that another user has started to imitate it.
         if found.is_none() {
             found = self.meant_among(&sockets_elsewhere(&self.name, uid), patience, &mut others)?;
         }
@@ -130,7 +131,7 @@ impl Search {
     }
 
     /// Asks the service at each of these sockets. Returns the socket of the service that is meant, if this service
-    /// answers. Adds all other services that answer to `others`.
+    /// answers. If other services answer, adds them to `others`.
     fn meant_among(
         &self,
         sockets: &[PathBuf],
@@ -156,8 +157,8 @@ impl Search {
             found.retain(|found| self.is_here(&found.service));
         }
         match (found.as_slice(), silent.as_slice()) {
-            // There is only one socket, and its master does not answer. Return it: the command will then report what is
-            // wrong with the master.
+            // There is only one socket, and its master does not answer. Return this socket, so that the command reports
+            // what is wrong with the master.
             ([], [path]) if others.is_empty() => Ok(Some(path.clone())),
             ([], _) => Ok(None),
             ([found], _) => Ok(Some(found.path.clone())),
@@ -213,9 +214,9 @@ fn sockets_in(folder: &Folder, name: &str, uid: u32) -> Vec<PathBuf> {
     sockets
 }
 
-/// Returns sockets outside the usual folders. These are the sockets of systemd units whose `RuntimeDirectory=` is not
-/// named like the service; for root also the sockets of all users, because root may ask every service. It takes only
-/// sockets in folders that only the owner can write to, and only if the same owner made the socket.
+/// Returns sockets outside the usual folders: those of systemd units whose `RuntimeDirectory=` does not have the name
+/// of the service. For root it also returns the sockets of all users, because root may ask every service. It leaves out
+/// a socket if another user than the owner of its folder made the socket or can write to the folder.
 fn sockets_elsewhere(name: &str, uid: u32) -> Vec<PathBuf> {
     let mut folders: Vec<_> = entries("/run").collect();
     if uid == 0 {
@@ -270,7 +271,7 @@ mod tests {
         ControlEndpoint::find(socket.map(Path::new), flags, env, &StartFolder::at(folder), &Declared::default())
     }
 
-    /// Wherever a mistake in the settings file is, a command must ask the service of this file and no other.
+    /// A command must ask the service of its settings file and no other, wherever in the file a mistake is.
     #[test]
     fn a_file_with_mistakes_still_names_its_control_socket() {
         const SOCKET: &str = "[control]\nsocket = \"c.sock\"\n";
@@ -321,7 +322,7 @@ mod tests {
     #[test]
     fn a_command_that_names_its_service_ignores_the_settings_file_of_the_folder() {
         let dir = tempfile::tempdir().unwrap();
-        // A folder with the name of the settings file: it is found, but cannot be read.
+        // Make a folder with the name of the settings file. The program finds it, but cannot read it as a file.
         fs::create_dir(dir.path().join("supervisor.toml")).unwrap();
         let find = |flags: &Flags, socket: Option<&str>| find(socket, flags, &BTreeMap::new(), dir.path());
         let named = Given { key: "process.name", flag: "--name", text: "c".to_owned() };

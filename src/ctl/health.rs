@@ -1,9 +1,10 @@
 //! `oxicorn health`: sends one GET to the service, for containers that have no curl. It uses TLS if the service does.
 //!
-//! Owns: the choice of the address, and one short deadline for everything. The running master says where it listens and
-//! which protocols it speaks there. The settings are read only if no master answers, because the file may have been
-//! edited since the start. Refuses: redirects, bodies, https URLs and the verification of certificates: it only asks a
-//! service on the same machine if it is alive, so the identity of the server does not matter.
+//! Owns: the choice of the address, and one short deadline for the whole command. The running master says where it
+//! listens and which protocols it speaks there. The settings are read only if no master answers, because the settings
+//! file may have been edited since the start. Refuses: redirects, bodies, https URLs and the verification of
+//! certificates. The command only asks a service on the same machine if it is alive, so the identity of the server does
+//! not matter.
 
 #[cfg(feature = "tls")]
 mod any_certificate;
@@ -31,9 +32,10 @@ use crate::{
 /// The time for the whole command: asking the master, connecting, sending the GET and reading the first line of the
 /// answer.
 const PATIENCE_MS: u64 = 3_000;
-/// The part of the whole time that the master has to answer. A master normally answers in about a millisecond.
+/// The time that the master has to answer, as a part of `PATIENCE_MS`. A master normally answers in about a
+/// millisecond.
 const MASTER: Duration = Duration::from_secs(1);
-/// The most bytes that are read to find the end of the status line. A real status line is much shorter.
+/// The largest number of bytes that are read to find the end of the status line. A real status line is much shorter.
 const LINE_MAX: usize = 1024;
 
 /// What the GET needs: the addresses of the service, the path, and the protocols that the service speaks.
@@ -54,8 +56,8 @@ enum HealthAddress {
     Unix(PathBuf),
 }
 
-/// Succeeds if the answer has a 2xx status. `settings` is called only if no master answers; it returns `None` if the
-/// settings are not valid.
+/// Sends one GET to the service, and succeeds if the answer has a 2xx status. `settings` is called only if no master
+/// answers; it returns `None` if the settings are not valid.
 pub(crate) fn health(
     url: Option<&str>,
     endpoint: &ControlEndpoint,

@@ -1,6 +1,6 @@
 //! A TLS connection to any server, whatever its certificate is.
 //!
-//! Owns: the client side of TLS. Refuses: to verify the server's certificate; `health` says why.
+//! Owns: the client side of TLS. Refuses: to verify the server's certificate; the module `health` says why.
 
 use std::{
     io::{self, Read, Write},
