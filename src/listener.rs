@@ -57,8 +57,8 @@ pub(crate) struct Listeners {
     /// The slots that the last call of [`steer`](Self::steer) chose for new connections. Addresses that are added later
     /// are steered to the same slots.
     live: Vec<u32>,
-    /// The shares of the slots that this program gave to the kernel last. Empty if it gave no shares yet, because an
-    /// upgrade has just replaced the program.
+    /// The shares of the slots that the master gave to the kernel last. After an upgrade the list is empty until the
+    /// new program of the master gives shares for the first time.
     shares: Vec<Share>,
 }
 
@@ -96,7 +96,7 @@ struct SocketGroup {
     change: AddressChange,
 }
 
-/// What the reload that is on trial does to an address.
+/// What the last reload does to an address. The reload is not complete yet, and may still fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AddressChange {
     /// The address is named before and after the reload.
@@ -246,7 +246,8 @@ impl Listeners {
         kept.map(|(group, _)| group).try_for_each(|group| group.give_rights(server))
     }
 
-    /// Returns those `wanted` addresses that are not bound, or whose unix socket has lost its file.
+    /// Returns the addresses in `wanted` that are not bound, and those of unix sockets whose file is gone or was
+    /// replaced.
     fn missing<'a>(&self, wanted: &'a [Address]) -> Vec<&'a Address> {
         let served =
             |address: &Address| self.groups.iter().any(|group| group.asked == *address && group.is_still_there());
@@ -287,8 +288,8 @@ impl Listeners {
     /// `before`.
     pub(crate) fn own_again(&mut self, before: &Server) {
         for group in &mut self.groups {
-            // If this fails, another process has removed the file, because this service has given it the same rights
-            // before. Then there is nothing to restore.
+            // This service has given the file the same rights before. If this fails now, another process has removed
+            // the file, and there is nothing to restore.
             let _ = group.give_rights(before);
         }
     }

@@ -56,8 +56,8 @@ const BUCKETS: usize = DURATION_BOUNDS.len() + 1;
 /// buckets), and one for the sum of all durations in nanoseconds. Together they fill two cache lines.
 const DURATION_WORDS: usize = BUCKETS + 1;
 
-/// The time for which a request stays in quarantine after a worker died while it was in flight, in milliseconds. The
-/// 503 answer names it in Retry-After.
+/// The time for which a request stays in quarantine after a worker died while the request was in flight, in
+/// milliseconds. The 503 answer names it in Retry-After.
 pub(crate) const QUARANTINE_MS: u64 = 60_000;
 
 /// The indexes of the words of the header.
@@ -79,8 +79,8 @@ mod header {
     /// Four entries of two words: the key of a request, and the end of its quarantine in milliseconds of the monotonic
     /// clock.
     pub(super) const QUARANTINE: std::ops::Range<usize> = 11..19;
-    /// A counter of the requests and connections that were lost with a dead worker or in a queue, so that no worker
-    /// could count them.
+    /// A counter of the requests and connections that were lost with a dead worker or in a queue. The master counts
+    /// them, because no worker can.
     pub(super) const CUT: usize = 19;
 }
 
@@ -117,8 +117,8 @@ mod word {
     pub(super) const HANDSHAKES_FAILED: usize = 23;
     /// A counter of the requests whose client left before they were handed to the app.
     pub(super) const ABANDONED: usize = 24;
-    /// What the master has told the worker, as bits of the module `told`. A bit that is set stays set for the life of
-    /// the worker. Only the master writes this word.
+    /// What the master has told the worker, as bits of the module `told`. A bit that is set stays set as long as the
+    /// worker lives. Only the master writes this word.
     pub(super) const TOLD: usize = 25;
     /// A counter of the idle connections that were closed to make room for new ones.
     pub(super) const EVICTED: usize = 26;
@@ -228,8 +228,8 @@ impl Scoreboard {
         Self { mapping, words: &mapping.words()[..words_of(rows_max)], rows_max }
     }
 
-    /// Returns what the next program needs to [`adopt`](Self::adopt) this scoreboard: its memory, and the largest
-    /// number of rows.
+    /// Returns what the next program needs to [`adopt`](Self::adopt) this scoreboard: the scoreboard's memory, and its
+    /// largest number of rows.
     pub(crate) fn memory(&self) -> (BorrowedFd<'static>, u32) {
         (self.mapping.as_fd(), self.rows_max as u32)
     }
@@ -392,8 +392,8 @@ impl Row {
         self.words[word].store(value, Relaxed);
     }
 
-    /// Adds `by` to a word. Each word has only one writer, so a load and a store do the same as `fetch_add`, without
-    /// its bus lock.
+    /// Adds `by` to a word. Each word has only one writer, so a load and a store do the same as `fetch_add`, but
+    /// without the bus lock of `fetch_add`.
     fn add(&self, word: usize, by: u64) {
         self.set(word, self.get(word).wrapping_add(by));
     }
@@ -404,14 +404,14 @@ impl Row {
 
     // ---- methods that only the master calls ------------------------------------------------------------------------
 
-    /// Tells the worker that the service stops. The worker sees this before it reads the master's message, so that its
-    /// next answers already tell clients that it stops.
+    /// Tells the worker, by a bit in its row, that the service stops. The worker sees the bit before it reads the
+    /// master's message, so the next answers of the worker already tell clients about the stop.
     pub(crate) fn tell_stopping(&self) {
         self.set(word::TOLD, self.get(word::TOLD) | told::STOPPING);
     }
 
-    /// Tells the worker to drain. As after [`tell_stopping`](Self::tell_stopping), the worker sees this before it reads
-    /// the master's message.
+    /// Tells the worker, by a bit in its row, to drain. As with [`tell_stopping`](Self::tell_stopping), the worker sees
+    /// the bit before it reads the master's message.
     pub(crate) fn tell_drain(&self) {
         self.set(word::TOLD, self.get(word::TOLD) | told::DRAIN);
     }

@@ -180,7 +180,7 @@ pub(super) fn tcp(address: SocketAddr, v6_only: bool, reuse_port: bool) -> io::R
     if reuse_port {
         socket.set_reuse_port(true)?;
     }
-    // Accepted connections inherit TCP_NODELAY from their listener, which saves a system call for each connection.
+    // Accepted connections inherit TCP_NODELAY from their listener. This saves a system call for each connection.
     socket.set_tcp_nodelay(true)?;
     socket.bind(&address.into())?;
     Ok(socket.into())

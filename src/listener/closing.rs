@@ -80,8 +80,8 @@ impl SocketGroup {
     }
 }
 
-/// Binds the listener to an interface that does not exist. The method has v4 in its name, but it works for IPv6 sockets
-/// too.
+/// Binds the listener to an interface that does not exist. The method of socket2 has v4 in its name, but it works for
+/// IPv6 sockets too.
 fn bind_to_no_interface(listener: &TcpListener) -> io::Result<()> {
     SockRef::from(listener).bind_device_by_index_v4(Some(NO_INTERFACE))
 }

@@ -1,6 +1,7 @@
-//! Passes the listeners to the next program in an upgrade. The next program gets the same sockets in the same order.
+//! In an upgrade, passes the listeners to the next program of the master, which gets the same sockets in the same
+//! order.
 //!
-//! Owns: the data about each socket that the next program needs. Refuses: to bind; after the upgrade
+//! Owns: the data that the next program needs about each socket. Refuses: to bind; after the upgrade
 //! [`rebind`](Listeners::rebind) binds the addresses that are new in the settings.
 
 use std::{
@@ -95,8 +96,8 @@ impl Listeners {
 }
 
 impl PassedListeners {
-    /// Returns the numbers of the sockets that the service inherited when it was started. They must keep these numbers
-    /// over an upgrade, because the settings may name them.
+    /// Returns the descriptor numbers of the sockets that the service inherited when it was started. The sockets must
+    /// keep these numbers over an upgrade, because `server.bind` may name them.
     pub(crate) fn originals(&self) -> Vec<RawFd> {
         let original = |group: &PassedGroup| match group.asked {
             Address::Adopted(number) => Some(number),

@@ -37,9 +37,9 @@ pub(super) fn equal(live: &[u32]) -> Vec<Share> {
 ///
 /// A slot that has n connections fewer than the fullest slot gets n tickets, and in addition a quarter of the mean
 /// number of connections, at least 1. This addition matters when many connections come at once and the counts are old:
-/// without it all of them would go to the slot that was emptiest. If 100 connections come one by one to 8 slots, the
-/// fullest slot has 1.17 times the mean; with equal chances it would have 1.42 times. If 64 connections come at once,
-/// the fullest slot has 1.15 times the mean; with equal chances it would have 1.19 times.
+/// without it all of these connections would go to the slot that was emptiest. If 100 connections come one by one to 8
+/// slots, the fullest slot has 1.17 times the mean; with equal chances it would have 1.42 times. If 64 connections come
+/// at once, the fullest slot has 1.15 times the mean; with equal chances it would have 1.19 times.
 pub(super) fn by_room(live: &[u32], connections: impl Fn(u32) -> u64) -> Vec<Share> {
     let counts: Vec<u64> = live.iter().map(|&slot| connections(slot)).collect();
     let (most, sum) = (counts.iter().max().copied().unwrap_or(0), counts.iter().sum::<u64>());
@@ -64,9 +64,9 @@ pub(super) fn program(shares: &[Share]) -> Vec<Instruction> {
     let mut end = 0;
     for share in others {
         end += share.tickets;
-        // If the drawn number is `end` or more, it belongs to a later slot: then jump over the return to the next
-        // comparison. The returns cannot all stand at the end of the program, because a jump reaches only 255
-        // instructions.
+        // If the drawn number is `end` or more, it belongs to a later slot. Then skip the return instruction, and go on
+        // with the next comparison. The return instructions cannot all stand at the end of the program, because a jump
+        // reaches only 255 instructions.
         program.push(Instruction { code: JUMP_FROM, jt: 1, jf: 0, k: end });
         program.push(instruction(RETURN, 0, share.slot));
     }

@@ -46,7 +46,7 @@ pub(crate) struct InFlightTable {
 #[derive(Debug)]
 pub(crate) struct Entry(u8);
 
-/// A request as it was noted. All texts are printable ASCII, because other bytes that the client sent are escaped.
+/// A request as a worker noted it. All texts are printable ASCII, because other bytes that the client sent are escaped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct InFlightRequest {
     /// When the request began, in milliseconds of the monotonic clock. The time may be up to 4 ms too early.
@@ -83,8 +83,8 @@ impl InFlightTable {
     }
 }
 
-/// Stores as many of the bytes as fit into `words`. Returns the length of all bytes, at most `u16::MAX`, so that a
-/// reader knows if the text was cut.
+/// Stores as many of the bytes as fit into `words`. Returns the length of all bytes, at most `u16::MAX`, so that the
+/// reading side knows if the text was cut.
 fn put(words: &[AtomicU64], bytes: &[u8]) -> u64 {
     let (whole, rest) = bytes.as_chunks::<8>();
     for (word, bytes) in words.iter().zip(whole) {
