@@ -28,8 +28,8 @@ impl Changes {
         differs.dedup();
         differs.retain(|key| {
             old_keys.get(key) != new_keys.get(key)
-                // The value of the key is the path of a file. The path may be the same and the file changed, so compare
-                // its contents.
+                // The value of this key is the path of a file. The file may have changed although its path is the same,
+                // so compare what was read from it.
                 || (key == "process.env_file" && running.settings.process.env != new.settings.process.env)
                 || new.settings.tls.is_rewritten(&running.settings.tls, key)
         });

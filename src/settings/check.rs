@@ -1,6 +1,6 @@
 //! Checks that need two keys at once, or need to look at this machine: accounts, folders, files.
 //!
-//! Owns: problems and warnings across keys. Refuses: to read a value; `value` does.
+//! Owns: problems and warnings that concern several keys or the machine. Refuses: to read a value; `value` does.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -105,9 +105,9 @@ fn find_group(name: &str) -> Result<Group, String> {
     }
 }
 
-/// Returns the problems across keys. `failed` are the keys whose value could not be read. If a key of `[tls]` is among
-/// them, no problem says that another key of `[tls]` is missing. `again` is true in a reload or an upgrade: then the
-/// keys that only a restart can change are not checked.
+/// Returns the problems that concern several keys or the machine. `failed` are the keys whose value could not be read.
+/// If one of them is in `[tls]`, no missing key of `[tls]` is reported. `again` is true in a reload or an upgrade. Then
+/// the keys that only a restart can change are not checked.
 pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: bool) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut refuse = |key: &str, message: String| problems.push(Problem::at(Origin::Default, key, message));
@@ -167,7 +167,7 @@ fn tls_problems(tls: &Tls, failed: &HashSet<String>, has_tls: bool, refuse: &mut
                 refuse(key, format!("there is no file {}", path.display()));
             }
             // Do not report the file: the user of this command may have fewer rights than the master. If the master
-            // cannot see the file either, it reports that when it reads the file.
+            // cannot see the file either, the master reports that when it reads the file.
             Err(_) => {}
         }
     }
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
 
     /// Tests are always built with the feature `tls`, so this test passes `false` for `has_tls` to act like a build
-    /// without it.
+    /// without the feature.
     #[test]
     fn a_program_without_tls_refuses_each_key_and_looks_at_no_file() {
         let there_is_none = Some("/dev/null/x".into());

@@ -16,7 +16,7 @@ pub(crate) const WORKERS_MAX: u32 = 256;
 /// whichever is less. A quota is rounded up. The result is at least 1.
 ///
 /// `std::thread::available_parallelism` reads the same sources, but rounds a quota down: 1.5 CPUs would give one
-/// worker. A worker has one thread, so it could use only 1 of the 1.5 CPUs; two workers can use all of it.
+/// worker. A worker has one thread, so it could use only 1 of the 1.5 CPUs. Two workers can use all 1.5.
 pub(super) fn available() -> u32 {
     let affinity = host::affinity().unwrap_or(WORKERS_MAX);
     let quota = quota(|path| fs::read_to_string(path).ok()).unwrap_or(u32::MAX);

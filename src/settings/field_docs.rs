@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// The files with structs for sections: for each file, the names of the structs and of their sections.
+/// The source files that define structs for sections, each with the names of its structs and of their sections.
 const FILES: [(&str, &[(&str, &str)]); 2] = [
     (
         "src/settings/model.rs",

@@ -114,7 +114,8 @@ pub(super) struct File {
     pub path: PathBuf,
     shown: PathBuf,
     table: Table,
-    /// The line number of each key, by its path. Nested keys have a path such as `service.check[0].name`.
+    /// The line number of each key, by the path of the key in the file. Nested keys have a path such as
+    /// `service.check[0].name`.
     lines: HashMap<String, usize>,
 }
 
@@ -163,7 +164,8 @@ impl File {
     }
 }
 
-/// Returns as many values of `keys` as can be read from a text with mistakes. Only strings are returned.
+/// Reads the values of `keys` from a text with mistakes, as far as that is possible. Returns only values that are
+/// strings.
 pub(super) fn salvaged(text: &str, keys: &[&str]) -> Vec<(String, GivenValue)> {
     let sound = without_faulty_lines(text);
     let tables = [text, &sound].map(|text| DeTable::parse_recoverable(text).0);
@@ -222,8 +224,8 @@ fn shown(path: &Path, start: &StartFolder) -> PathBuf {
 }
 
 /// Returns the path of `process.env_file`. This path is determined before all other values, because the variables in
-/// the file are one of the sources. If the path is relative and its folder is gone, returns `None`; the error is
-/// reported when the key itself is read.
+/// that file may set them. If the path is relative and its folder is gone, returns `None`. The error is reported later,
+/// when the key `process.env_file` itself is read.
 pub(super) fn env_file(
     flags: &Flags,
     env: &BTreeMap<String, String>,

@@ -1,7 +1,7 @@
-//! The list of all keys of the supervisor, each with its path and its reader. File, environment and flags use this one
-//! list.
+//! The list of all keys of the supervisor, each with its path and its reader. The settings file, the environment and
+//! the flags all use this list.
 //!
-//! Owns: the kind of value of each key, and its range. Refuses: defaults (`Settings::default` has them), units
+//! Owns: the kind and the range of the values of each key. Refuses: defaults (`Settings::default` has them), units
 //! (`duration` and `size`), and words (`value`).
 
 use super::{
@@ -48,7 +48,7 @@ pub(super) const KEYS: &[Key] = &[
     key("workers.timeout", |s, v| put(&mut s.workers.timeout, v.duration())),
     key("workers.boot_timeout", |s, v| put(&mut s.workers.boot_timeout, v.duration())),
     key("workers.graceful_timeout", |s, v| match v.duration()? {
-        // 0 may not mean "no limit" here, because then one request that hangs could delay a stop for ever.
+        // Do not let 0 mean "no limit" here: without a limit, one request that hangs could delay a stop for ever.
         none if none.is_zero() => Err("0 leaves a draining worker no time; give it some, such as \"1s\"".to_owned()),
         some => put(&mut s.workers.graceful_timeout, Ok(some)),
     }),

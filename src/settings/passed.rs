@@ -1,5 +1,6 @@
 //! Listening sockets that the parent process passes to the service by the protocol of sd_listen_fds(3). They are the
-//! descriptors from 3 on; `LISTEN_FDS` is their number, and `LISTEN_PID` the process that they are meant for.
+//! descriptors from 3 on. `LISTEN_FDS` says how many sockets there are, and `LISTEN_PID` says which process they are
+//! meant for.
 //!
 //! Owns: the meaning of these variables as a value of `server.bind`. Refuses: to use the sockets; `listener` does.
 
@@ -14,11 +15,11 @@ use super::{
 
 pub(crate) const LISTEN_FDS: &str = "LISTEN_FDS";
 pub(crate) const LISTEN_PID: &str = "LISTEN_PID";
-/// The number of the first passed descriptor, by the protocol.
+/// The number of the first passed descriptor, as the protocol defines it.
 const FIRST: u32 = 3;
 
 /// Returns the passed sockets as an entry of `server.bind`; `None` if there are none. If they are meant for another
-/// process, they are ignored with a warning. Usually that process is a shell, which then started this process.
+/// process, they are ignored with a warning. Usually the other process is a shell that has started this one.
 pub(super) fn sockets(
     env: &BTreeMap<String, String>,
     pid: u32,

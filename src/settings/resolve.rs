@@ -174,7 +174,7 @@ pub(crate) fn resolve_from(
 pub(crate) struct Partial {
     pub(crate) socket: ControlSocket,
     pub(crate) name: String,
-    /// The path of the settings file, without links.
+    /// The path of the settings file, with all symbolic links resolved.
     pub(crate) file: Option<PathBuf>,
     /// True if `-c` or `OXICORN_CONFIG` named the file; false if it was found in the start folder.
     pub(crate) file_is_named: bool,
@@ -225,8 +225,8 @@ struct Gathered {
     bases: BasesBySource,
 }
 
-/// The folders in which relative paths begin. `of_file` is for paths in the settings file and for the program's
-/// defaults, and `of_text` is for all other paths.
+/// The folders that relative paths are resolved against. `of_file` is for paths in the settings file and for the
+/// program's defaults, and `of_text` is for all other paths.
 struct BasesBySource {
     of_file: Bases,
     of_text: Bases,
@@ -273,8 +273,8 @@ fn gather(
 
 impl Declared {
     /// Adds a default for `key` (`section.key`). Messages and `oxicorn config` call its origin `default (label)`.
-    /// `text` is written as in an environment variable: `"2m"`, `"true"`, `":9000"`. A relative path begins in the same
-    /// folder as one in the settings file.
+    /// `text` is written as in an environment variable: `"2m"`, `"true"`, `":9000"`. A relative path is resolved
+    /// against the same folder as a path in the settings file.
     pub(crate) fn add_default(&mut self, label: &str, key: &str, text: impl Into<String>) {
         let (label, key, text) = (label.to_owned(), key.to_owned(), text.into());
         self.defaults.push(DefaultSetting { label, key, text });

@@ -100,7 +100,7 @@ impl Resolved {
     }
 }
 
-/// Logs warnings about the settings, on which an operator should act.
+/// Logs warnings about the settings. An operator should act on each of them.
 pub(crate) fn say_warnings(warnings: &[String]) {
     for warning in warnings {
         tracing::warn!(event = "settings_warning", "{warning}");

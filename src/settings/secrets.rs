@@ -32,9 +32,9 @@ pub(super) fn redacted(key: &str, value: Value) -> Value {
     }
 }
 
-/// Replaces `scheme://user:password@host` by `scheme://***@host` everywhere in the text. If in doubt, it hides more:
-/// also a password with an unescaped `/`, and the options after a `?` whose name or value suggests a secret. Database
-/// drivers take the password of a key or a session token in such options.
+/// Replaces `scheme://user:password@host` by `scheme://***@host` everywhere in the text. If in doubt, it hides too
+/// much. It also hides a password with an unescaped `/`, and each option after a `?` whose name or value suggests a
+/// secret. Database drivers take a session token, or the password of a key, in such options.
 pub(super) fn without_userinfo(text: &str) -> String {
     let mut masked = String::new();
     let mut rest = text;

@@ -72,11 +72,11 @@ impl Sources {
         self.before.as_ref().is_some_and(|before| before.file)
     }
 
-    /// Returns true if a file is at `path`. A link that leads nowhere counts too.
+    /// Returns true if a file is at `path`. A symbolic link without a target counts too.
     ///
     /// # Errors
-    /// This process cannot see the path, or a pipe is at the path. A start would have to wait until another process
-    /// writes to the pipe.
+    /// This process cannot see the path, or a pipe is at the path. A start must not read a pipe here, because it would
+    /// wait until another process writes to the pipe.
     pub(super) fn exists(&self, path: &Path) -> io::Result<bool> {
         if self.recorded {
             return Ok(self.texts.contains_key(path));
@@ -133,8 +133,8 @@ impl Sources {
     }
 }
 
-/// Explains the error "not found" if `path` is a link that leads nowhere: the operator sees the link and would not
-/// understand the kernel's message.
+/// Explains the error "not found" if `path` is a symbolic link without a target. The operator sees the link there, and
+/// would not understand the kernel's message.
 fn explained(path: &Path, error: io::Error) -> io::Error {
     match fs::read_link(path) {
         Ok(target) if error.kind() == io::ErrorKind::NotFound => {

@@ -1,7 +1,7 @@
-//! The start folder, in which relative paths of the command line and the environment begin.
+//! The start folder. Relative paths on the command line and in the environment are resolved against it.
 //!
-//! Owns: the path of the folder as the operator wrote it, and the folder to which that path leads now; each reload and
-//! each upgrade follows the links in the path again. Refuses: to join a relative path if the folder is gone.
+//! Owns: the path of the folder as the operator wrote it, and the folder to which that path leads now. Each reload and
+//! each upgrade follows the symbolic links in the path again. Refuses: to join a relative path if the folder is gone.
 
 use std::{
     env, fs,
@@ -15,13 +15,14 @@ use crate::sys::file::id_behind;
 #[derive(Clone, Debug)]
 pub(crate) struct StartFolder {
     path: PathBuf,
-    /// The path of the same folder without links, as it was when `path` was read. `None` if `path` led to no folder.
+    /// The path of the same folder with all symbolic links resolved, when `path` was read. `None` if `path` led to no
+    /// folder.
     real: Option<PathBuf>,
 }
 
 impl StartFolder {
-    /// Returns the current folder of this process. Its path is `$PWD` if that leads to this folder, else the kernel's
-    /// path. `$PWD` is preferred because a shell keeps in it the links that the operator used.
+    /// Returns the current folder of this process. Its path is `$PWD` if `$PWD` leads to this folder, else the kernel's
+    /// path. `$PWD` is preferred because it keeps the symbolic links that the operator used in the shell.
     pub(crate) fn here() -> Self {
         match env::current_dir() {
             Ok(real) => {

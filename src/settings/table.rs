@@ -155,7 +155,7 @@ impl TableSpec {
         self
     }
 
-    /// Returns a problem for each pair of keys that are both set although only one of them may be set: see
+    /// Returns a problem for each pair of keys of which only one may be set, if both are set: see
     /// [`file_instead`](Self::file_instead).
     pub(super) fn set_twice(&self, given: &[(String, GivenValue)]) -> Vec<Problem> {
         let set = |key: &str| {
@@ -246,8 +246,8 @@ impl TableSpec {
             }
             sound = false;
             let missing = missing_field(&mistake.message).map(|field| join(&mistake.path, field));
-            // After a part was removed, a mistake of the whole table is not reported, because it may be there only
-            // because that part is missing.
+            // If a part was removed, do not report a mistake of the whole table. The missing part may be the only
+            // reason for that mistake.
             let of_the_whole = mistake.steps.is_empty() && !removed.is_empty();
             if !missing.is_some_and(|missing| removed.contains(&missing)) && !of_the_whole {
                 problems.push(self.problem(&mistake.path, &top, &message, &origins, file));
@@ -373,8 +373,8 @@ fn remove(table: &mut Table, steps: &[Step]) -> bool {
     false
 }
 
-/// Reads serde's message about an unknown name, such as "unknown field `a`, expected one of `b`, `c`", which is the
-/// same for every format. Returns "field" or "variant", and the names that are known.
+/// Reads serde's message about an unknown name, such as "unknown field `a`, expected one of `b`, `c`". The message is
+/// the same for every format. Returns "field" or "variant", and the names that are known.
 fn unknown(message: &str) -> Option<(&str, impl Iterator<Item = &str> + Clone)> {
     let kind =
         message.strip_prefix("unknown ")?.split(' ').next().filter(|kind| matches!(*kind, "field" | "variant"))?;

@@ -875,7 +875,7 @@ fn the_effective_settings_are_shown_with_their_origins() {
     let formula = bare().flag("workers.count", "--workers", "0n+3").good();
     assert!(formula.to_toml().contains("count = 3  # from --workers (0n+3)\n"), "{}", formula.to_toml());
 
-    // The text that is shown can be used as a settings file, and then gives the same settings.
+    // An operator can use the text that is shown as a settings file, and gets the same settings.
     let again = self::world(&shown.replace("\"***\"", "\"\"")).good();
     assert_eq!(show::flat(&again.settings), show::flat(&resolved.settings));
 }

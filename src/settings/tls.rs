@@ -40,7 +40,7 @@ pub struct Tls {
 }
 
 impl Tls {
-    /// Returns true if the file of `key` had other contents when `before` was read than when `self` was read.
+    /// Returns true if the file that `key` names had other contents for `before` than it has for `self`.
     pub(in crate::settings) fn is_rewritten(&self, before: &Self, key: &str) -> bool {
         let (Some(new), Some(old)) = (&self.material, &before.material) else { return false };
         new.is_rewritten(old, key)

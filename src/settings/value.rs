@@ -25,7 +25,7 @@ pub(super) struct Input<'a> {
     pub value: &'a Value,
     /// True if the value is from the environment or the command line, where every value is a string.
     pub text: bool,
-    /// The folders in which a relative path in this value begins.
+    /// The folders that a relative path in this value is resolved against.
     pub bases: &'a Bases,
     /// The number of CPUs, for `auto` and for formulas.
     pub cpus: u32,

@@ -46,7 +46,7 @@ impl Material {
         Arc::clone(&self.config)
     }
 
-    /// Returns true if the file of `key` had other contents when `before` was read than when `self` was read.
+    /// Returns true if the file that `key` names had other contents for `before` than it has for `self`.
     pub(super) fn is_rewritten(&self, before: &Self, key: &str) -> bool {
         match key {
             "tls.certfile" => self.chain != before.chain,
@@ -386,7 +386,8 @@ mod tests {
         files(&format!("{chain}{old}"), &key).accepted(&[warned]);
     }
 
-    /// A certificate may expire while the master runs with it. Then it must be reported, even if its file is gone.
+    /// A certificate may expire while the master runs with it. Then the master must warn of it, even if its file is
+    /// gone.
     #[test]
     fn a_served_certificate_is_checked_again_for_its_end() {
         let aged = |days| {
