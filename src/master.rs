@@ -265,9 +265,9 @@ impl Shell {
                     Performed::Exit(reason) => return Ok(self.finish(reason)),
                 }
             }
-            if self.inbox.is_empty() {
-                self.wait_for_events()?;
-            }
+            // Reads also after an action has reported an event: the action may have taken long, and an exit or a
+            // heartbeat that is already queued must be known before a deadline is checked.
+            self.wait_for_events()?;
             todo.extend(self.core.step(now(), std::mem::take(&mut self.inbox)));
         }
     }
@@ -278,7 +278,8 @@ impl Shell {
         title::set(&format!("{program}: master [{name}] gen {}", self.core.generation().0));
     }
 
-    /// Waits for an event or for the next deadline, and puts every new event into the inbox.
+    /// Waits for an event or for the next deadline, and puts every new event into the inbox. If the inbox has an event
+    /// already, only reads what is there.
     fn wait_for_events(&mut self) -> Result<(), MasterError> {
         self.send_progress();
         let log_due = (!log::catch_up()).then(|| now().after(LINE_EVERY_MS));
@@ -290,7 +291,8 @@ impl Shell {
             Some(self.control_due),
             log_due,
         ];
-        let timeout = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
+        let until_due = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
+        let timeout = if self.inbox.is_empty() { until_due } else { Some(Duration::ZERO) };
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
         let channels = channels.chain(self.upgrades.watched());
         let mut fds: Vec<_> =
