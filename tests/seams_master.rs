@@ -226,3 +226,22 @@ fn a_prepare_that_leaves_a_thread_is_named_and_an_upgrade_helps() {
     supervisor.assert_reload(0, &["serves"]);
     supervisor.stop();
 }
+
+#[test]
+fn a_worker_that_ended_during_a_slow_fork_is_not_killed_for_a_late_end() {
+    let (launch, path, faults) = faulty("");
+    let mut supervisor = launch.set("workers.graceful_timeout", r#""1s""#).serving(1);
+    let worker = supervisor.serving_pids()[0];
+    let forks = notes(&path).len();
+    fs::write(&faults, "slow_fork").expect("our own folder");
+    // The worker drains by itself, and the master forks the next one at once. The grace ends during this fork.
+    supervisor.signal_worker(worker, Signal::SIGTERM);
+    eventually("the fork has begun", PATIENCE, || (notes(&path).len() > forks).then_some(()));
+    fs::write(&faults, "").expect("our own folder");
+    supervisor.wait_gone(worker);
+    supervisor.wait_serving(1);
+    let log = supervisor.log();
+    assert_eq!(log.count(events::KILLED), 0, "{}", log.0);
+    assert!(log.lines_of(events::EXITED).all(|line| line.contains("drained and ended")), "{}", log.0);
+    supervisor.stop();
+}

@@ -6,8 +6,8 @@
 //! `SEAMS_NOTES` names the file to which each hook adds a line. As long as the file that `SEAMS_FAIL` names exists, the
 //! workers of a program that an upgrade started (`--interpreted`) die as soon as they serve.
 //!
-//! `SEAMS_FAULTS` names the file with the names of the hooks that panic now, and with `thread` if `App::prepare` is to
-//! start a thread.
+//! `SEAMS_FAULTS` names the file with the names of the hooks that panic now. `thread` lets `App::prepare` start a thread,
+//! and `slow_fork` lets each fork take three seconds.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: this service has a thread, and hangs")]
 
 use std::{
@@ -37,6 +37,9 @@ impl Runtime for Interpreter {
 
     fn before_fork(&self) {
         note("before fork");
+        if has_fault("slow_fork") {
+            thread::sleep(Duration::from_secs(3));
+        }
         fail("before_fork");
     }
 
