@@ -1,7 +1,7 @@
 //! The entry point of a user's program: [`App`], which takes a factory and runs the program.
 //!
 //! Owns: the building of an `App`, and the exit codes of a program. Refuses: the actions of the commands (`app::run`),
-//! the life of a worker (`worker`), the supervision of workers (`master`).
+//! the steps of a worker (`worker`), the supervision of workers (`master`).
 
 mod check;
 mod context;
@@ -55,8 +55,8 @@ impl From<ProgramExit> for ExitCode {
     }
 }
 
-/// A supervised program. It has the factory that builds the service in each worker, and the program's own settings,
-/// arguments and hooks.
+/// A program that oxicorn supervises. It has the factory that builds the service in each worker, and the program's own
+/// settings, arguments and hooks.
 ///
 /// ```no_run
 /// use std::process::ExitCode;
@@ -92,7 +92,7 @@ pub struct App {
 impl App {
     /// Makes a program from a factory. Each worker calls the factory once, after the fork and inside the runtime of the
     /// worker. The factory returns a service (an axum `Router`, or any cloneable tower service), or a [`Lifespan`]
-    /// around a service: see [`FactoryOutput`] for the types that are allowed. If the factory returns an error or
+    /// around a service. [`FactoryOutput`] describes the types that are allowed. If the factory returns an error or
     /// panics, the worker fails to boot, and the log has the message.
     pub fn new<F, Fut>(factory: F) -> Self
     where
@@ -110,8 +110,9 @@ impl App {
         }
     }
 
-    /// Sets the name of the program, in lower case and without blanks. `--version`, error messages and the titles that
-    /// `ps` shows begin with it, and it is the default of `process.name`. Without this call the name is `oxicorn`.
+    /// Sets the name of the program, in lower case and without blanks. The output of `--version`, error messages and
+    /// the titles that `ps` shows begin with this name. The name is also the default of `process.name`. Without this
+    /// call the name is `oxicorn`.
     ///
     /// # Panics
     /// If the name is empty, or has a blank, a control character or a bidirectional control.
@@ -132,22 +133,24 @@ impl App {
 
     /// Sets a default for the setting `section.key`. This default replaces the built-in default. The settings file, the
     /// environment and the command line override it. The value has the form that it has in the environment: `"2m"`,
-    /// `"true"`, `":9000"`. A relative path starts at the folder of the settings file. The command `config` shows the
-    /// value as `default (<name of the program>)`. If a key is set twice, the later value counts. A key that does not
-    /// exist, or a value that is refused, is an error of the settings: the program ends with exit code 2.
+    /// `"true"`, `":9000"`. A relative file path is resolved against the folder of the settings file. The command
+    /// `config` shows the value as `default (<name of the program>)`. If a key is set twice, the later value counts. A
+    /// key that does not exist, or a value that is refused, is an error of the settings: the program ends with exit
+    /// code 2.
     pub fn default_setting(mut self, key: &'static str, value: impl Into<String>) -> Self {
         self.default_settings.push((key, value.into()));
         self
     }
 
-    /// Declares a positional argument of the program, which the operator writes after the name of the program: `program
-    /// VALUE` or `program run VALUE`. The commands `check`, `config` and `migrate` take the argument too. `name` is its
-    /// name in the help, usually in capitals. The operator may leave an argument out. [`SetupContext::arguments`] and
-    /// [`WorkerContext::arguments`] return the arguments that were given; reloads and upgrades do not change them.
+    /// Declares a positional argument of the program. The operator writes its value after the name of the program:
+    /// `program VALUE` or `program run VALUE`. The commands `check`, `config` and `migrate` take the argument too.
+    /// `name` is its name in the help, usually in capitals. The operator may leave an argument out.
+    /// [`SetupContext::arguments`] and [`WorkerContext::arguments`] return the arguments that were given; reloads and
+    /// upgrades do not change them.
     ///
-    /// A program with a positional argument takes a mistyped command as its value: `program statsu` starts a service
-    /// with the value `statsu`. Check the value in [`prepare`](Self::prepare). A value that begins with `-` cannot be
-    /// given, because it is read as a flag, and the words after `--` are reserved.
+    /// In a program with a positional argument, a mistyped command counts as the value of the argument: `program
+    /// statsu` starts a service with the value `statsu`. So check the value in [`prepare`](Self::prepare). The operator
+    /// cannot give a value that begins with `-`, because it is read as a flag. The words after `--` are reserved.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, process::ExitCode};
@@ -172,20 +175,20 @@ impl App {
     /// ```
     ///
     /// # Panics
-    /// If `name` is empty, the name of another argument, or the name of a command or a flag of oxicorn: each is a
-    /// mistake in the program.
+    /// If `name` is empty, or is the name of another argument, of a command or of a flag of oxicorn. Each of these
+    /// cases is a mistake in the program.
     pub fn positional(mut self, name: &'static str, help: &'static str) -> Self {
         self.info.program.add_positional(name, help);
         self
     }
 
-    /// Declares a table of the settings file that belongs to the app. The table is checked and shown like the
-    /// supervisor's tables: unknown keys are errors if `T` denies them, and `OXICORN_<NAME>__<KEY>` in the environment
-    /// overrides the file. If the file does not have the table, `T` is read from an empty table. The factory gets the
-    /// value from [`WorkerContext::table`].
+    /// Declares a table of the settings file that belongs to the app. oxicorn checks and shows this table as it does
+    /// its own tables. An unknown key is an error if `T` denies unknown keys, and `OXICORN_<NAME>__<KEY>` in the
+    /// environment overrides the file. If the file does not have the table, `T` is read from an empty table. The
+    /// factory gets the value from [`WorkerContext::table`].
     ///
-    /// The environment has no form for a key inside a nested table (`[greeter.colours]`), nor for a whole number above
-    /// `i64::MAX`.
+    /// A variable of the environment cannot set a key inside a nested table (`[greeter.colours]`), nor a whole number
+    /// above `i64::MAX`.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, process::ExitCode};
@@ -222,7 +225,7 @@ impl App {
     }
 
     /// Declares a table as [`table`](Self::table) does. A [`TableSpec`] can also declare environment variables with
-    /// other names, and keys whose value is the name of a file that holds the real value.
+    /// names of the app's choice, and keys whose value is the name of a file that holds the real value.
     ///
     /// # Panics
     /// If [`table`](Self::table) would panic with the same name and type.
@@ -306,7 +309,7 @@ impl App {
         self
     }
 
-    /// Sets the runtime of another language, such as an interpreter, that drives the workers: see [`Runtime`].
+    /// Sets the runtime of another language that drives the workers, such as an interpreter: see [`Runtime`].
     pub fn runtime(mut self, runtime: impl Runtime) -> Self {
         self.info.runtime = Box::new(runtime);
         self

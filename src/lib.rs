@@ -1,5 +1,5 @@
-//! oxicorn turns your program into a pre-fork supervisor for an HTTP service, as Gunicorn is one for Python: a master
-//! process that forks, watches and replaces workers, and workers that serve with tokio and hyper.
+//! oxicorn turns your program into a pre-fork supervisor for an HTTP service, as Gunicorn does for Python. A master
+//! process forks, watches and replaces workers, and the workers serve with tokio and hyper.
 //!
 //! # Quick start
 //!
@@ -25,9 +25,9 @@
 //! }
 //! ```
 //!
-//! `cargo run -- --workers 4` serves on `http://127.0.0.1:8000`. The program *is* the supervisor: `--help` shows its
+//! `cargo run -- --workers 4` serves on `http://127.0.0.1:8000`. Your program *is* the supervisor: `--help` shows its
 //! commands (`status`, `reload`, `upgrade`, `check` and more), and it reads `./supervisor.toml`. Start no thread and no
-//! runtime before you call `oxicorn::main`: your own `main` is a plain `main`, without `#[tokio::main]`.
+//! runtime before you call `oxicorn::main`. So your `main` must be a plain `main`, without `#[tokio::main]`.
 //!
 //! # What there is
 //!

@@ -1,7 +1,7 @@
-//! The command `check`: it checks the settings, and with `--deep` it rehearses a start, up to the first worker that is
+//! The command `check`. It checks the settings. With `--deep` it also rehearses a start, up to the first worker that is
 //! ready.
 //!
-//! Owns: the steps of a start in their order, with their exit codes; the one worker of the rehearsal, which never
+//! Owns: the steps of a start in their order, with their exit codes, and the one worker of the rehearsal, which never
 //! accepts a connection. Refuses: keeping an address bound, and writing to the service's own logs.
 
 use std::{
@@ -42,8 +42,8 @@ use crate::{
 
 /// How long to wait between two checks whether the worker has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How long the worker of the rehearsal may take to end after it was asked to drain, in milliseconds. It has served
-/// nothing, so it has nothing to finish.
+/// How long the worker of the rehearsal may take to end after it was asked to drain, in milliseconds. The worker has
+/// served no request, so it has nothing to finish.
 const END_WITHIN_MS: u64 = 2_000;
 
 /// The result of a rehearsed start.
@@ -55,7 +55,7 @@ struct Rehearsal {
     failures: Vec<(ProgramExit, String)>,
 }
 
-/// Says in which process a function that forks has returned. A `fork` returns twice: in the parent and in the child.
+/// Says in which process a function that forks has returned, because a `fork` returns in the parent and in the child.
 enum Side {
     Parent(Result<(), String>),
     /// This process is the forked worker, and must end with this exit code.
@@ -89,8 +89,8 @@ impl App {
             Some(Ok(rehearsal)) => Some(rehearsal),
             Some(Err(end_of_worker)) => return end_of_worker,
         };
-        // Call the hook only after the fork of the rehearsal: it may start threads, and a process with threads must not
-        // fork.
+        // Call the hook only after the rehearsal has forked its worker. The hook may start threads, and a process with
+        // threads must not fork.
         let app = hook.map(|check| hook::flat("App::check", || check(&info.setup(&resolved, None))));
         let refused = app.as_ref().is_some_and(Result::is_err).then_some(ProgramExit::Usage);
         let exit = refused.or_else(|| rehearsal.as_ref().and_then(Rehearsal::exit));
@@ -123,7 +123,8 @@ impl App {
         exit.map_or(ExitCode::SUCCESS, ExitCode::from)
     }
 
-    /// Rehearses a start. This function returns in the forked worker too, with the worker's exit code as the error.
+    /// Rehearses a start. This function also returns in the worker that it forks; there the error is the worker's exit
+    /// code.
     fn rehearse(
         self,
         resolved: &Arc<Resolved>,
@@ -133,7 +134,7 @@ impl App {
         let settings = &resolved.settings;
         let mut rehearsal = Rehearsal::default();
         rehearsal.note(ProgramExit::Usage, logs(&settings.log));
-        // Send what the app logs to the terminal, so that the service's own log has no lines of the rehearsal.
+        // Send what the app logs to stderr, so that the service's own log gets no lines of the rehearsal.
         let apart = settings::Log { file: LogTarget::Standard, access: LogTarget::Off, ..settings.log.clone() };
         rehearsal.note(ProgramExit::Usage, log::configure(&apart).map_err(|error| error_chain(&error)));
         let prepared = call_prepare(&*self.prepare, &info.setup(resolved, None)).and_then(|()| one_thread());
@@ -156,8 +157,8 @@ impl Rehearsal {
         self.failures.extend(result.err().map(|reason| (exit, reason)));
     }
 
-    /// Tries to bind the addresses, except those that the running service holds. These are free for a start once that
-    /// service has ended.
+    /// Tries to bind the addresses, except those that the running service holds. A start can bind these addresses once
+    /// that service has ended.
     fn probe(&mut self, settings: &Settings, running: Option<Running>) {
         let Running { pid, addresses } = running.unwrap_or_default();
         let (held, refused) = Listeners::try_addresses(&settings.server, &addresses);
@@ -187,7 +188,7 @@ impl Rehearsal {
     }
 }
 
-/// Checks whether the log files could be opened. It does not open them, because a running service may write to them.
+/// Checks whether a start could open the log files. It does not open them, because a running service may write to them.
 fn logs(settings: &settings::Log) -> Result<(), String> {
     for (key, target) in [("log.file", &settings.file), ("log.access", &settings.access)] {
         if let LogTarget::File(path) = target {
@@ -197,22 +198,22 @@ fn logs(settings: &settings::Log) -> Result<(), String> {
     Ok(())
 }
 
-/// Checks whether the pid file could be made. A start writes it under another name and renames it, so its folder must
-/// be writable.
+/// Checks whether a start could make the pid file. A start writes the file under another name and then renames it, so
+/// the folder of the file must be writable.
 fn pidfile(path: &Path) -> Result<(), String> {
     let folder = path.parent().unwrap_or(path);
     host::writable_folder(folder).map_err(|error| format!("process.pidfile {} cannot be made: {error}", path.display()))
 }
 
-/// Forks one worker, which takes the rights of a worker, and asks it to drain as soon as it is ready. Returns in both
-/// processes: in this one and in the worker.
+/// Forks one worker, which takes the rights of a worker. The parent asks the worker to drain as soon as it is ready.
+/// This function returns in both processes.
 fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Arc<Resolved>, app: Rc<AppInfo>) -> Side {
     let patience = resolved.settings.workers.boot_timeout;
     match fork_worker(resolved, app) {
         Ok((Forked::Child, seed, _)) => Side::Worker(work(seed)),
         Ok((Forked::Parent { child }, seed, channel)) => {
-            // The seed holds the worker's end of the channel and keeps the signals blocked. Dropping the seed closes
-            // that end and unblocks the signals.
+            // The seed holds the worker's end of the channel and keeps the signals blocked. Dropping the seed in the
+            // parent closes that end and unblocks the signals.
             drop(seed);
             Side::Parent(watch(child, &channel, patience))
         }
@@ -222,7 +223,7 @@ fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Arc<Resolved>, 
 
 fn fork_worker(resolved: Arc<Resolved>, app: Rc<AppInfo>) -> io::Result<(Forked, WorkerSeed, OwnedFd)> {
     let (ours, theirs) = fd::channel()?;
-    // The worker gets a scoreboard of its own, so that it counts nothing for the running service.
+    // The worker gets a scoreboard of its own, so that it does not change the counts of the running service.
     let scoreboard = Scoreboard::create(1, 1)?;
     let row = scoreboard.claim(0, 1, 0, clock::now()).ok_or(io::ErrorKind::OutOfMemory)?;
     let mut seed = WorkerSeed {
@@ -241,16 +242,16 @@ fn fork_worker(resolved: Arc<Resolved>, app: Rc<AppInfo>) -> io::Result<(Forked,
     let (forked, hook_panicked) = master::fork_worker(&*seed.app.runtime)?;
     seed.hook_panicked = hook_panicked;
     match forked {
-        // The worker becomes the leader of a process group, so that the processes that it starts can be killed together
-        // with it.
+        // The worker becomes the leader of a process group. So one signal to the group also kills the processes that
+        // the worker has started.
         Forked::Child => exec::lead_group(0)?,
         Forked::Parent { child } => drop(exec::lead_group(child)),
     }
     Ok((forked, seed, ours))
 }
 
-/// Waits until the worker is ready or has failed, makes it end, and waits for its end. The error says why the worker
-/// was not ready.
+/// Waits until the worker is ready or has failed, makes the worker end, and waits for its end. The error says why the
+/// worker was not ready.
 fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> {
     let deadline = (!patience.is_zero()).then(|| clock::now() + patience.as_millis() as u64);
     let word = loop {
@@ -279,8 +280,8 @@ fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> 
     word.unwrap_or_else(|| Err(format!("the worker {ended} before it was ready")))
 }
 
-/// Waits for the end of the worker, and kills the worker if it takes longer than [`END_WITHIN_MS`]. Then kills the
-/// processes that the worker has started.
+/// Waits for the end of the worker, and kills the worker if it takes longer than [`END_WITHIN_MS`]. After that, it
+/// kills the processes that the worker has started.
 fn end_of(pid: i32) -> Ended {
     let deadline = clock::now() + END_WITHIN_MS;
     loop {

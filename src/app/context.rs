@@ -19,7 +19,8 @@ use crate::{
 };
 
 /// The context of the hooks [`App::prepare`](crate::App::prepare), [`App::migrate`](crate::App::migrate) and
-/// [`App::check`](crate::App::check): what a hook may know and do.
+/// [`App::check`](crate::App::check). It gives a hook the settings and arguments of the program, and makes folders and
+/// files for the workers.
 ///
 /// ```
 /// use std::{io, path::Path};
@@ -83,15 +84,15 @@ impl SetupContext<'_> {
         self.resolved.settings.state_folder.join(path)
     }
 
-    /// Returns the context of the service that runs now, whose settings the reload or the upgrade will replace. `None`
-    /// at a start, in `migrate` and in `check`.
+    /// Returns the context of the service that runs now. The reload or the upgrade will replace the settings of this
+    /// context. The result is `None` at a start, in `migrate` and in `check`.
     #[must_use]
     pub fn running(&self) -> Option<SetupContext<'_>> {
         let arguments = self.arguments;
         self.running.map(|resolved| SetupContext { resolved, running: None, arguments })
     }
 
-    /// Makes a folder and the missing folders above it, with mode 0750, and gives the folders that it made to
+    /// Makes a folder and the missing folders above it, with mode 0750. The folders that it makes belong to
     /// `process.user` and `process.group`. A folder that exists stays as it is.
     ///
     /// # Errors
@@ -101,8 +102,8 @@ impl SetupContext<'_> {
         process::make_folder(folder, 0o750, uid, gid)
     }
 
-    /// Makes an empty file with mode 0644 less the umask, and gives it to `process.user` and `process.group`. A file
-    /// that exists stays as it is.
+    /// Makes an empty file with mode 0644 less the umask. The file belongs to `process.user` and `process.group`. A
+    /// file that exists stays as it is.
     ///
     /// # Errors
     /// The errors of `open(2)` and `chown(2)`: missing rights, no space, or no such folder.
@@ -127,8 +128,8 @@ fn table<T: Send + Sync + 'static>(resolved: &Resolved) -> Arc<T> {
     })
 }
 
-/// The context that the factory gets: what the worker knows about itself, and signals that it must stop or drain. It is
-/// cheap to clone, so an app can keep it in its state.
+/// The context that the factory gets. It tells what the worker knows about itself, and signals that the worker must
+/// stop or drain. The context is cheap to clone, so an app can keep it in its state.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -172,8 +173,8 @@ impl WorkerContext {
         self.slot
     }
 
-    /// Returns the worker's generation: the number of the set of settings and program that it runs with. It begins at
-    /// 1, and each reload and each upgrade makes the next one.
+    /// Returns the worker's generation, which is the number of the set of settings and program that the worker runs
+    /// with. It begins at 1, and each reload and each upgrade makes the next one.
     #[must_use]
     pub fn generation(&self) -> u32 {
         self.generation
@@ -207,33 +208,33 @@ impl WorkerContext {
         self.resolved.tables.get()
     }
 
-    /// Returns the values of the arguments that the program declares with [`App::positional`](crate::App::positional):
-    /// those that were given, in the order of their declaration.
+    /// Returns the values of the arguments that the program declares with [`App::positional`](crate::App::positional),
+    /// in the order of their declaration. Arguments that the operator left out are missing.
     #[must_use]
     pub fn arguments(&self) -> &[String] {
         &self.arguments
     }
 
     /// Resolves the path of a file that the app reads, such as a path that the app's own table names. A relative path
-    /// starts at the folder of the settings file, or at the folder in which the program was started if there is no such
-    /// file.
+    /// is resolved against the folder of the settings file. If there is no such file, it is resolved against the folder
+    /// in which the program was started.
     #[must_use]
     pub fn path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.folder.join(path)
     }
 
-    /// Resolves the path of a file that the app writes, such as a database. A relative path starts at
+    /// Resolves the path of a file that the app writes, such as a database. A relative path is resolved against
     /// `$STATE_DIRECTORY` if a service manager sets this variable, as systemd does for `StateDirectory=`. If the
-    /// variable names several folders, the first one counts. Without the variable, the path starts at the same folder
-    /// as for [`path`](Self::path).
+    /// variable names several folders, the first one counts. Without the variable, a relative path is resolved against
+    /// the same folder as in [`path`](Self::path).
     #[must_use]
     pub fn state_path(&self, path: &Path) -> PathBuf {
         self.resolved.settings.state_folder.join(path)
     }
 
     /// Returns a future that completes when the whole service was asked to stop, before `workers.shutdown_delay`
-    /// begins. From then on a path such as `/ready` should answer 503. The future does not complete in a worker that
-    /// drains for a recycle, a reload or a scale-down.
+    /// begins. From then on a URL path such as `/ready` should answer 503. The future does not complete in a worker
+    /// that drains for a recycle, a reload or a scale-down.
     pub fn stopping(&self) -> impl Future<Output = ()> + Send + 'static {
         raised(self.stopping.clone())
     }
@@ -256,8 +257,8 @@ impl WorkerContext {
         *self.draining.borrow() || self.row.told_drain()
     }
 
-    /// Counts work that continues after its response, until the returned guard is dropped. A drain waits for this work,
-    /// but not longer than until the end of the grace.
+    /// Counts work that continues after the response of its request, until the returned guard is dropped. A drain waits
+    /// for this work, but not longer than until the end of the grace.
     ///
     /// ```
     /// # async fn send_mail() {}
@@ -287,8 +288,9 @@ impl WorkerContext {
 }
 
 async fn raised(mut flag: watch::Receiver<bool>) {
-    // An error means that the sender was dropped. The sender of a worker lives as long as its process, so this is a unit
-    // test that has dropped its `WorkerSignals` or has built none: nothing can raise the flag any more.
+    // An error means that the sender was dropped, so nothing can raise the flag any more. The sender of a worker exists
+    // as long as the process of the worker. So this is a unit test that has dropped its `WorkerSignals` or has built
+    // none.
     if flag.wait_for(|up| *up).await.is_err() {
         pending().await
     }

@@ -1,4 +1,4 @@
-//! The bounds of a factory: the types that it may return.
+//! The bounds that say which types a factory may return.
 //!
 //! Owns: the bounds of a factory, written once. Refuses: calling a factory (`worker`).
 
@@ -9,8 +9,8 @@
 /// and `Send`, and its futures must be `Send`. The errors of the service, of the body and of the factory may be any
 /// error, or any type that converts into one. An axum `Router` is such a service.
 ///
-/// A worker has one thread and does not need `Send`. The bound is there because most services are `Send` anyway, such
-/// as those of axum, and because it allows workers with several threads later.
+/// A worker has one thread, so it would not need `Send`. The bound is there because most services are `Send` anyway,
+/// such as those of axum, and because it allows workers with several threads later.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not what a factory of oxicorn returns",
     note = "it returns `Result<S, E>` or `Result<oxicorn::Lifespan<S>, E>`; `S` is a `tower_service::Service` of \
@@ -46,7 +46,7 @@ pub(super) mod sealed {
             Fut: Future<Output = Self> + Send + 'static;
     }
 
-    /// The bounds of a factory's output. They are written only here, and `FactoryOutput` and `App` refer to them.
+    /// The bounds of a factory's output. They are written only here; `FactoryOutput` and `App` refer to them.
     impl<L, E, S, B> Work for Result<L, E>
     where
         L: IntoLifespan<Service = S> + 'static,

@@ -11,7 +11,8 @@ use crate::worker::Body;
 
 pub(crate) type Shutdown = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A service with a shutdown hook, which runs after the last request. The hook can close pools or flush buffers.
+/// A service with a shutdown hook. The worker runs the hook after its last request. The hook can close pools or flush
+/// buffers.
 ///
 /// ```
 /// use std::convert::Infallible;
@@ -44,19 +45,20 @@ impl<S> Lifespan<S> {
         Self { service, shutdown: Vec::new(), shutdown_grace: Duration::ZERO }
     }
 
-    /// Adds a shutdown hook. The worker runs it after its drain, within what is left of `workers.graceful_timeout`. If
-    /// the hook has not ended 100 ms before the end of that time, it is dropped. Several hooks run one after the other,
-    /// in the order in which they were added. A hook that panics counts as ended; the panic is in the log.
+    /// Adds a shutdown hook. The worker runs it after the drain, in the time that is left of
+    /// `workers.graceful_timeout`. If the hook has not ended 100 ms before the end of that time, the worker drops it.
+    /// Several hooks run one after the other, in the order in which they were added. A hook that panics counts as
+    /// ended, and the panic is in the log.
     #[must_use]
     pub fn on_shutdown(mut self, hook: impl Future<Output = ()> + Send + 'static) -> Self {
         self.shutdown.push(Box::pin(hook));
         self
     }
 
-    /// Reserves a part of `workers.graceful_timeout` for the shutdown hook: the drain then ends this long before the
-    /// end of the grace, and cuts the requests and the background work that are left. At most half of the grace is
-    /// reserved. Without this call, the drain ends half a second before the end of the grace, or a quarter of the grace
-    /// if that is shorter.
+    /// Reserves `time` for the shutdown hook, as a part of `workers.graceful_timeout`. The drain then ends this long
+    /// before the end of the grace, and cuts the requests and the background work that are left. At most half of the
+    /// grace is reserved. Without this call, the drain ends half a second before the end of the grace, or a quarter of
+    /// the grace before it if a quarter is shorter.
     #[must_use]
     pub fn shutdown_grace(mut self, time: Duration) -> Self {
         self.shutdown_grace = time;
@@ -67,7 +69,7 @@ impl<S> Lifespan<S> {
 /// Methods for unit tests of a service, with the feature `test-util`.
 #[cfg(feature = "test-util")]
 impl<S> Lifespan<S> {
-    /// Runs the shutdown hooks, as a worker does after its drain. A hook that panics makes this call panic, so that the
+    /// Runs the shutdown hooks, as a worker does after its drain. If a hook panics, this call panics too, so that the
     /// test fails.
     pub async fn shut_down(self) {
         for hook in self.shutdown {
@@ -82,8 +84,8 @@ impl<S> fmt::Debug for Lifespan<S> {
     }
 }
 
-/// The types that a factory may return: a bare service, or a [`Lifespan`] around one. The trait is sealed, so there are
-/// no other implementations.
+/// The types that a factory may return: a service, or a [`Lifespan`] around a service. The trait is sealed, so there
+/// are no other implementations.
 pub trait IntoLifespan: sealed::Lifespan {
     /// The type of the service that answers requests.
     type Service;

@@ -31,7 +31,7 @@ impl App {
 
     /// Runs the command that `command_line` names. The first item of `command_line` is the name by which the program
     /// was called. This method returns in the master when the service has stopped, and in each worker when that worker
-    /// has ended. Return the exit code from `main`. Start no thread before this call: use no `#[tokio::main]` and no
+    /// has ended. Return its exit code from `main`. Start no thread before this call, so use no `#[tokio::main]` and no
     /// logger with a thread.
     ///
     /// An upgrade executes the new program with the arguments of this process, not with `command_line`, and the `main`
@@ -65,7 +65,7 @@ impl App {
                 return handover.map_or(ExitCode::SUCCESS, |handover| handover.refuse(sentence));
             }
             Err(help) => {
-                // If this fails, the terminal is gone; the exit code still tells the result.
+                // If this fails, the terminal is gone, but the exit code still tells the result.
                 let _ = help.print();
                 return ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(ProgramExit::Usage as u8));
             }
@@ -98,8 +98,8 @@ impl App {
     /// Runs one command of the command line.
     fn obey(self, command: Command, flags: Flags, inherited: &[String]) -> ExitCode {
         if let Some(page) = command.page(&self.info.program) {
-            // If this fails, the reader of the page, such as `head`, has closed the pipe, and there is nothing more to
-            // do.
+            // If this fails, the program that reads the page, such as `head`, has closed the pipe. Then there is
+            // nothing more to do.
             let _ = page.and_then(|page| io::stdout().write_all(&page));
             return ExitCode::SUCCESS;
         }
@@ -218,7 +218,8 @@ impl App {
         self.master(resolved, flags, Origins::Nothing)
     }
 
-    /// Takes over the service of another program in an upgrade. In a preflight, it only shows that it could take over.
+    /// Takes over the service of the old program in an upgrade. In a preflight, it only shows that this program could
+    /// take over the service.
     fn succeed(self, handover: Handover, flags: Flags) -> ExitCode {
         let start = handover.start_folder();
         start.enter();
@@ -259,8 +260,8 @@ impl App {
                 .map_err(|problems| problems.to_string().replace('\n', "; "))?;
         let kept = handover.fix(&mut resolved);
         if handover.is_return() {
-            // The old program called the hook `prepare` when it started, so a return to it does not call the hook
-            // again.
+            // The old program called the hook `prepare` when it started. So the hook is not called again when a failed
+            // upgrade returns to that program.
             resolved = handover.pinned(resolved);
         } else {
             let (sources, before) = handover.running();
@@ -338,7 +339,8 @@ pub(super) fn one_thread() -> Result<(), String> {
     }
 }
 
-/// Prints the error, if there is one, of a command that asked a running service. Returns the exit code of the command.
+/// Prints the error of a command that asked a running service, if there is an error. Returns the exit code of the
+/// command.
 fn end(done: Result<(), ctl::Failed>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,

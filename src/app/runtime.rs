@@ -1,7 +1,7 @@
 //! The interface for the runtime of another language, such as an interpreter in the worker.
 //!
-//! Owns: the trait [`Runtime`], the command of an upgrade, the boot failure with a long text. Refuses: calling the
-//! methods of the trait (`master` calls those around a fork, `worker` calls the outer loop).
+//! Owns: the trait [`Runtime`], the command of an upgrade, and the boot failure with a long text. Refuses: calling the
+//! methods of the trait. The `master` calls those around a fork, and the `worker` calls the outer loop.
 
 use std::{
     error::Error,
@@ -17,8 +17,8 @@ use crate::{cli::ProgramSpec, log::terminal, settings::Resolved, worker::Driver}
 /// A runtime of another language inside the worker, such as an interpreter. It supplies the hooks around each fork, the
 /// loop that drives the worker, and its own defaults of settings.
 ///
-/// Every method except [`name`](Self::name) has a default, which does nothing, or does what a service in Rust needs.
-/// Pass an implementation to [`App::runtime`](crate::App::runtime).
+/// Every method except [`name`](Self::name) has a default implementation, which does nothing, or does what a service in
+/// Rust needs. Pass your implementation to [`App::runtime`](crate::App::runtime).
 ///
 /// The master has one thread and must not block, so the methods that run in the master must return at once and start no
 /// thread.
@@ -90,16 +90,16 @@ pub trait Runtime: 'static {
     }
 
     /// Returns the signal that the master sends to a worker that hangs, so that the worker writes where it hangs (in
-    /// Python, see `faulthandler.register`). The master still ends the worker, at most a second later. If the result is
-    /// `None`, or is not the number of a standard signal of Linux, no signal is sent.
+    /// Python, see `faulthandler.register`). At most a second later, the master ends the worker. If the result is
+    /// `None`, or is not the number of a standard signal of Linux, the master sends no signal.
     fn hang_signal(&self) -> Option<i32> {
         None
     }
 
-    /// Returns the program that an upgrade executes. `asked` is the path of `upgrade --program`; it is `None` if the
-    /// operator gave no path. If the result is `None`, which is the default, the upgrade executes the program at
-    /// `asked`, or else at the path by which the running program was started, with the arguments of the running
-    /// program.
+    /// Returns the program that an upgrade executes. `asked` is the value of `upgrade --program`; it is `None` if the
+    /// operator gave no program. If the result is `None`, which is the default, the upgrade executes the program at
+    /// `asked`. If `asked` is `None` too, it executes the file by whose path the running program was started. In both
+    /// cases the program gets the arguments of the running program.
     fn upgrade_command(&self, asked: Option<&Path>) -> Option<UpgradeCommand> {
         let _ = asked;
         None
@@ -115,14 +115,14 @@ pub struct UpgradeCommand {
 }
 
 impl UpgradeCommand {
-    /// Makes a command without arguments. `program` is a path, relative to the folder in which the service was started;
-    /// `$PATH` is not searched.
+    /// Makes a command without arguments. `program` is the path of a file. A relative path is resolved against the
+    /// folder in which the service was started, and `$PATH` is not searched.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
         Self { program: program.into(), arguments: Vec::new() }
     }
 
-    /// Adds an argument. All of these arguments come before those of the service's own command line.
+    /// Adds an argument. All arguments of this command come before those of the service's own command line.
     #[must_use]
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
@@ -130,7 +130,7 @@ impl UpgradeCommand {
     }
 }
 
-/// The default runtime, for a service in Rust: it has only tokio and needs no hooks.
+/// The default runtime, for a service in Rust. It has only tokio, so it needs no hooks.
 struct Tokio;
 
 impl Runtime for Tokio {
@@ -139,9 +139,9 @@ impl Runtime for Tokio {
     }
 }
 
-/// The reason why a worker cannot boot. One sentence goes to the master, which writes it to the log and sends it to the
-/// command that waits. A long text, such as an interpreter's traceback, goes to the worker's log. A factory may return
-/// this type as its error, or as a cause of its error.
+/// The reason why a worker cannot boot. It has one sentence, and may have a long text, such as an interpreter's
+/// traceback. The master writes the sentence to the log and sends it to the command that waits for the worker. The
+/// worker writes the long text to the log. A factory may return this type as its error, or as a cause of its error.
 ///
 /// ```
 /// let failure = oxicorn::BootFailure::new("app.py, line 3: NameError: name 'router' is not defined")
@@ -155,7 +155,7 @@ pub struct BootFailure {
 }
 
 impl BootFailure {
-    /// Makes a failure with this reason, which must be one line.
+    /// Makes a failure with this sentence as its reason. The sentence must be one line.
     #[must_use]
     pub fn new(sentence: impl Into<String>) -> Self {
         Self { sentence: sentence.into(), details: None }

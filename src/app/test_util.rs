@@ -1,4 +1,4 @@
-//! The context of a worker for unit tests of a service, without a worker process.
+//! The context of a worker for unit tests of a service that run without a worker process.
 //!
 //! Owns: the builder of a context, and the signals that a test sends to it. Refuses: serving a request, because a test
 //! calls the service itself.
@@ -43,8 +43,8 @@ pub struct WorkerContextBuilder {
 /// Sends the signals that a master would send. They go to the [`WorkerContext`] that was built together with this
 /// value.
 ///
-/// If the test drops this value, its worker gets no further signals: a signal that was sent before still counts, and a
-/// future that waits for another one never completes.
+/// If the test drops this value, its worker gets no further signals. A signal that was sent before still counts, and a
+/// future that waits for another signal never completes.
 #[derive(Debug)]
 pub struct WorkerSignals {
     stopping: watch::Sender<bool>,
