@@ -1,10 +1,10 @@
-//! The log: every `tracing` event becomes one line, which the process in which it happens writes at once.
+//! The log: every `tracing` event becomes one line. The process in which the event happens writes the line at once.
 //!
-//! Owns: the open files of the log and of the access log (until a worker takes the latter), and the count of dropped
-//! lines. Refuses: threads and queues, which a fork would break and a crash would lose; and spans (`subscriber` says
-//! why).
+//! Owns: the open files of the log and of the access log (a worker takes the access log for itself), and the count of
+//! dropped lines. Refuses: threads and queues, because a fork would break them and a crash would lose their lines; and
+//! spans (`subscriber` says why).
 //!
-//! A forked worker continues to write with the same settings, to the same file.
+//! After its fork, a worker continues to write with the same settings, to the same file.
 
 mod event_line;
 mod sink;
@@ -39,7 +39,7 @@ static LOG: Mutex<Option<LogOutput>> = Mutex::new(None);
 
 /// The number of lines that this process dropped.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
-/// The number of dropped lines that a line in the log has already reported.
+/// The number of dropped lines that this process has already reported by a line in the log.
 static REPORTED: AtomicU64 = AtomicU64::new(0);
 
 struct LogOutput {
@@ -48,7 +48,7 @@ struct LogOutput {
     access: Sink,
 }
 
-/// Makes the log follow `settings` from now on. It is called at the start and again at each reload.
+/// Applies `settings` to the log. The master calls it at the start and again at each reload.
 ///
 /// # Errors
 /// A file cannot be opened. The log then stays as it was.
@@ -69,7 +69,7 @@ pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Does what [`configure`] does, for a program that replaces another program in an upgrade. If a file cannot be opened,
+/// Does what [`configure`] does, in a program that replaces another program in an upgrade. If a file cannot be opened,
 /// the lines go to the file that the other program wrote to and has passed to this one.
 ///
 /// # Errors
@@ -98,7 +98,7 @@ pub(crate) fn go_on(settings: &settings::Log, file: Option<OwnedFd>, access: Opt
     Ok(())
 }
 
-/// Opens the files of both logs again, after an operator has moved them away; standard streams stay as they are.
+/// Opens the files of both logs again, after an operator has moved them away. Standard streams stay as they are.
 /// Returns an error for each file that cannot be opened. The lines for such a file still go to the old file.
 pub(crate) fn reopen() -> Vec<OpenError> {
     let mut log = lock();
@@ -106,21 +106,21 @@ pub(crate) fn reopen() -> Vec<OpenError> {
     sinks.into_iter().flatten().filter_map(|sink| sink.reopen().err()).collect()
 }
 
-/// Returns the open file of the log, to be passed to a worker that may lack the right to open it. `None` if the log is
-/// not a file.
+/// Returns the open file of the log, for the master to pass to a worker that may lack the right to open it. The result
+/// is `None` if the log is not a file.
 pub(crate) fn file() -> Option<OwnedFd> {
     lock().as_ref()?.sink.file()?.try_clone().ok().map(OwnedFd::from)
 }
 
-/// Returns the open file of the access log, to be passed to a worker as [`file`] is. `None` if the access log is not a
-/// file.
+/// Returns the open file of the access log, for the master to pass to a worker. The result is `None` if the access log
+/// is not a file.
 pub(crate) fn access_file() -> Option<OwnedFd> {
     lock().as_ref()?.access.file()?.try_clone().ok().map(OwnedFd::from)
 }
 
 /// Takes the output of the access log out of the log. A worker calls this after its fork and keeps the output, because
-/// only workers write the access log. If the master has written only the beginning of a line of the log, the worker
-/// drops its copy of the rest, because the master still writes the rest.
+/// only workers write the access log. If the master has written only the beginning of a line of the log, the worker has
+/// a copy of the rest of that line. The worker drops its copy, because the master still writes the rest.
 pub(crate) fn take_access() -> Sink {
     let off = Sink::off("log.access");
     match lock().as_mut() {
@@ -132,8 +132,8 @@ pub(crate) fn take_access() -> Sink {
     }
 }
 
-/// Writes what could not be written before: the end of a line that was taken in part, and a line that says how many
-/// lines were dropped. Returns `false` if a part of this still cannot be written.
+/// Writes what the output had no room for before: the end of a line that the output took in part, and a line that says
+/// how many lines were dropped. Returns `false` if the output still has no room for one of the two.
 pub(crate) fn catch_up() -> bool {
     lock().as_mut().is_none_or(|log| log.sink.finish() && log.report_dropped())
 }
@@ -172,7 +172,7 @@ pub(crate) fn is_open() -> bool {
     lock().is_some()
 }
 
-/// Writes the log to `file` from now on. The master has opened the file and passed it to this worker.
+/// Writes the log to `file` from now on. The master has opened this file and passed it to this worker.
 pub(crate) fn adopt(file: OwnedFd) {
     if let Some(log) = lock().as_mut()
         && !log.sink.adopt(file.into())
@@ -188,7 +188,8 @@ pub(crate) fn dropped() -> u64 {
 }
 
 fn lock() -> std::sync::MutexGuard<'static, Option<LogOutput>> {
-    // If a thread panicked while it held the lock, the log is used all the same: the worst damage is half a line.
+    // If a thread panicked while it held the lock, the log is used all the same, because the worst damage is half a
+    // line.
     LOG.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -239,8 +240,7 @@ fn write(event: &Event<'_>) {
     let Some(format) = lock().as_ref().map(|log| log.format) else { return };
     let metadata = event.metadata();
     let mut line = EventLine::new(format, Timestamp::now(), *metadata.level());
-    // Do not hold the lock here. A value may panic while it is formatted, and the panic is logged too, which takes the
-    // lock.
+    // Do not hold the lock here. A value may panic while it is formatted, and logging the panic takes the lock too.
     event.record(&mut line);
     let target = metadata.target();
     if target != "oxicorn" && !target.starts_with("oxicorn::") {

@@ -17,8 +17,8 @@ use super::terminal::is_unsafe;
 #[derive(Clone, Copy, Debug)]
 pub(super) enum LineFormat {
     Text,
-    /// Text for systemd's journal: without the time, which the journal adds itself, and with the priority, which the
-    /// journal reads at the start of the line.
+    /// Text for systemd's journal. The line has no time, because the journal adds the time itself. It begins with the
+    /// priority, because the journal reads the priority there.
     Journal,
     Json,
 }
@@ -120,7 +120,7 @@ impl Visit for EventLine {
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
-        // JSON has no number for infinity, so such a value is written as a string.
+        // JSON has no number for infinity or NaN, so such a value is written as a string.
         self.put(field.name(), &value.to_string(), value.is_finite());
     }
 
@@ -152,8 +152,8 @@ fn escape(to: &mut String, text: &str, also: &[char]) {
 }
 
 fn quote_json(to: &mut String, text: &str) {
-    // serde_json escapes the characters below U+0020 only. The others that `is_unsafe` names have four hexadecimal
-    // digits, as an escape of JSON needs.
+    // serde_json escapes only the characters below U+0020. The other characters that `is_unsafe` names have four
+    // hexadecimal digits, as many as an escape of JSON needs.
     for c in serde_json::Value::from(text).to_string().chars() {
         if is_unsafe(c) {
             let _ = write!(to, "\\u{:04x}", u32::from(c));

@@ -3,8 +3,8 @@
 //! Owns: writing lines whole and without waiting for a reader. Refuses: keeping lines; the caller drops and counts the
 //! lines that the output did not take.
 //!
-//! The master and its workers share the descriptor. If the output took only a part of a line, the rest of that line is
-//! written before everything else, and no other process of the service writes in between.
+//! The master and its workers share the descriptor of the output. If the output took only a part of a line, the rest of
+//! that line is written before everything else, and no other process of the service writes in between.
 
 mod turn;
 
@@ -23,12 +23,12 @@ use socket2::{Domain, SockRef, Type};
 use self::turn::Turn;
 use crate::{settings::LogTarget, sys::fd};
 
-/// PIPE_BUF of pipe(7): the number of bytes that a pipe takes in one piece, however many processes write to it.
+/// PIPE_BUF of pipe(7): a pipe takes at most this number of bytes in one piece, however many processes write to it.
 const ATOMIC: usize = 4096;
 const CUT: &str = "…[cut]\n";
 
-/// The number of bytes that a terminal takes without waiting if it has room at all. A pseudo-terminal counts its room
-/// in blocks of 256 bytes, and a newline may become two bytes.
+/// The number of bytes that a terminal takes without waiting if it has any room. A pseudo-terminal counts its room in
+/// blocks of 256 bytes, and may replace a newline by two bytes.
 const PIECE: usize = 128;
 
 /// The error that the file of a log cannot be opened. `key` is the setting that names the file.
@@ -56,19 +56,20 @@ pub(crate) struct Sink {
 struct Output {
     file: File,
     kind: Kind,
-    /// True if a write may block, because other programs share the open file and it could not be made non-blocking.
-    /// Then the kernel is asked before each write whether there is room.
+    /// True if a write may block, because other programs share the open file and this process could not make it
+    /// non-blocking. In this case the sink asks the kernel before each write whether there is room.
     blocks: bool,
     turn: Turn,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// A file or a device. It takes all bytes at once; only if the disk is full, it takes a part of them.
+    /// A file or a device. It takes all bytes at once. Only if the disk is full, it may take a part of them.
     File,
     Pipe,
     Terminal,
-    /// A stream to a program on this machine, such as the journal. It takes a page of lines whole or not at all.
+    /// A stream to a program on this machine, such as the journal. It takes the lines of one write all together or not
+    /// at all.
     LocalSocket,
     /// A stream to another machine, which may take only a part of the bytes.
     Stream,
@@ -104,14 +105,14 @@ impl Sink {
         self.output.is_none()
     }
 
-    /// Returns true if the output is the stream that `stream` describes as "device:inode". `stream` is the value of the
-    /// variable JOURNAL_STREAM, which a service manager sets.
+    /// Returns true if the output is the stream with the device and the inode that `stream` names, in the form
+    /// "device:inode". A service manager sets `stream` as the value of the variable JOURNAL_STREAM.
     pub(super) fn is_journal(&self, stream: &str) -> bool {
         let found = self.output.as_ref().and_then(|output| output.file.metadata().ok());
         found.is_some_and(|found| stream == format!("{}:{}", found.dev(), found.ino()))
     }
 
-    /// Opens the file of the log again, after it was moved away. Standard streams stay as they are.
+    /// Opens the file of the log again, after an operator has moved it away. Standard streams stay as they are.
     ///
     /// # Errors
     /// The file cannot be opened, or it is missing and cannot be made. Lines then still go to the old file.
@@ -124,15 +125,15 @@ impl Sink {
         Ok(())
     }
 
-    /// Returns the file to which lines go, so that it can be passed to another process. `None` if the output is not a
-    /// file that this sink has opened.
+    /// Returns the file to which lines go, so that the caller can pass it to another process. The result is `None` if
+    /// the output is not a file that this sink has opened.
     pub(super) fn file(&self) -> Option<&File> {
         let output = self.output.as_ref().filter(|output| output.kind == Kind::File && self.path.is_some())?;
         Some(&output.file)
     }
 
-    /// Writes from now on to a file that another process has opened. Returns `false` if the end of a line could not be
-    /// written to the old file and is lost.
+    /// Writes from now on to a file that another process has opened. Returns `false` if the old file did not take the
+    /// end of a line, which is then lost.
     pub(crate) fn adopt(&mut self, file: File) -> bool {
         let turn = Turn::of(&file, self.key);
         self.turn_to(Output { file, kind: Kind::File, blocks: false, turn })
@@ -175,9 +176,9 @@ impl Sink {
         }
     }
 
-    /// Writes as many lines as the output takes now. The caller must [`cut`](Self::cut) the lines before. Returns how
-    /// many bytes of `lines` were taken, and the reason if not all were taken. A line that the output took in part
-    /// counts as taken, because the next call writes its rest first.
+    /// Writes as many lines as the output takes now. The caller must [`cut`](Self::cut) the lines before this call.
+    /// Returns how many bytes of `lines` were taken, and the reason if not all were taken. A line that the output took
+    /// in part counts as taken, because the next call writes the rest of it first.
     pub(crate) fn put_all(&mut self, lines: &[u8]) -> (usize, Option<io::ErrorKind>) {
         let Some(output) = &mut self.output else { return (lines.len(), None) };
         let whole = output.is_whole();
@@ -185,8 +186,8 @@ impl Sink {
             match output.turn.take(output.kind != Kind::File, !self.rest.is_empty()) {
                 None => return (0, Some(io::ErrorKind::WouldBlock)),
                 Some(turn::Before::Whole) => {}
-                // The output ends with half a line that no process will complete, because its process is gone or its
-                // rest was given up. So begin a new line.
+                // The output ends with half a line that no process will complete, because the process that wrote it is
+                // gone or has given up the rest. So begin a new line.
                 Some(turn::Before::Torn) => self.rest.insert(0, b'\n'),
             }
         }
@@ -219,8 +220,8 @@ impl Sink {
 }
 
 impl Output {
-    /// Makes an output of an open file that other programs share. A pipe or a terminal is opened a second time,
-    /// non-blocking. If that fails, the shared file is used unchanged, because O_NONBLOCK on the shared file would also
+    /// Makes an output of an open file that other programs share. A pipe or a terminal is opened a second time, in
+    /// non-blocking mode. If that fails, the shared file is used unchanged. O_NONBLOCK on the shared file would also
     /// apply to the shell that started the program.
     fn shared(standard: impl AsFd, key: &'static str) -> io::Result<Self> {
         let file = File::from(standard.as_fd().try_clone_to_owned()?);
@@ -289,8 +290,8 @@ impl Kind {
 fn open(path: &Path, key: &'static str) -> io::Result<Output> {
     match fd::append_to(path) {
         Ok(file) => Ok(Output { kind: Kind::of(&file)?, turn: Turn::of(&file, key), file, blocks: false }),
-        // A socket cannot be opened by its path, and this process may lack the right to open a pipe or terminal of
-        // another user. If the path means a standard stream, use the open stream.
+        // A socket cannot be opened by its file path, and this process may lack the right to open a pipe or terminal of
+        // another user. If the file path means a standard stream, use the stream that is already open.
         Err(error) => match path.to_str() {
             Some("/dev/stdout" | "/dev/fd/1" | "/proc/self/fd/1") => Output::shared(io::stdout(), key),
             Some("/dev/stderr" | "/dev/fd/2" | "/proc/self/fd/2") => Output::shared(io::stderr(), key),
@@ -424,7 +425,7 @@ mod tests {
     #[test]
     fn the_rest_of_a_line_that_was_taken_in_part_comes_first() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        // Limit both buffers: otherwise the kernel lets them grow until all lines fit, and the output is never full.
+        // Limit both buffers. Otherwise the kernel lets them grow until all lines fit, and the output is never full.
         SockRef::from(&listener).set_recv_buffer_size(64 << 10).unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         SockRef::from(&tcp).set_send_buffer_size(64 << 10).unwrap();

@@ -1,8 +1,8 @@
 //! The log as a subscriber of `tracing`: the only one, or a layer beside the app's own layers.
 //!
-//! Owns: the choice of the events that are written, by level and target; the choice of the subscriber that gets events,
-//! in the master, in a worker that boots and in a worker that serves. Refuses: spans. A line of the log shows no spans,
-//! so only the app's layers get them.
+//! Owns: the choice of the events that are written, by level and target, and the choice of the subscriber that gets the
+//! events: in the master, in a worker that boots and in a worker that serves. Refuses: spans. A line of the log shows
+//! no spans, so only the app's layers get them.
 
 use std::{
     cell::RefCell,
@@ -20,7 +20,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// The levels that the settings give now.
+/// The levels that the current settings give.
 static LEVELS: RwLock<Levels> = RwLock::new(Levels { level: LevelFilter::INFO, targets: Vec::new() });
 
 thread_local! {
@@ -33,7 +33,8 @@ thread_local! {
 #[derive(Clone, Debug)]
 pub(super) struct Levels {
     pub(super) level: LevelFilter,
-    /// The levels of single targets, which replace `level` for them. The level of `sqlx` also applies to `sqlx::query`.
+    /// The levels of single targets. Such a level replaces `level` for its target and for all targets below it: the
+    /// level of `sqlx` also applies to `sqlx::query`.
     pub(super) targets: Vec<(String, LevelFilter)>,
 }
 
@@ -71,7 +72,7 @@ pub(super) fn come_first() {
     });
 }
 
-/// Lets a subscriber of the app take over. If the app has set no subscriber, the log takes the events of all threads.
+/// Lets the app's subscriber take over. If the app has set no subscriber, the log takes the events of all threads.
 /// Returns `false` if the app's subscriber has no [`log_layer`], so that the events of oxicorn do not reach the log.
 pub(super) fn give_way() -> bool {
     let is_alone = subscriber::set_global_default(Lines).is_ok();
@@ -99,8 +100,8 @@ pub(super) fn alone<T>(say: impl FnOnce() -> T) -> T {
     subscriber::with_default(Lines, say)
 }
 
-/// The log as the only subscriber. It keeps no registry of spans: that would cost instructions in each request, and no
-/// layer would read it.
+/// The log as the only subscriber. It keeps no registry of spans, because a registry would cost instructions in each
+/// request, and no layer would read it.
 pub(super) struct Lines;
 
 impl Subscriber for Lines {
@@ -146,19 +147,20 @@ impl Subscriber for Lines {
 /// }
 /// ```
 ///
-/// The layer writes the events that `log.level` and `log.targets` let through, as lines of `log.file`. Its lines show
-/// no spans; the app's other layers get the spans and all events. The layer never waits for a reader of the log.
+/// The layer writes the events that `log.level` and `log.targets` let through, as lines of `log.file`. These lines show
+/// no spans. The app's other layers get the spans and all events. The layer never waits for a reader of the log.
 ///
-/// The app's subscriber gets all spans and events from the moment at which the factory installs it. Events before that
-/// go to the log alone. Install the subscriber on the thread of the factory: if another thread installs it, the thread
-/// of the factory uses it only once the factory is done.
+/// The app's subscriber gets all spans and events from the moment at which the factory installs it. Earlier events go
+/// to the log alone. Install the subscriber on the thread of the factory. If another thread installs it, the thread of
+/// the factory uses it only once the factory is done.
 ///
 /// If the app installs no subscriber, its events go to the log without this layer. If the app installs a subscriber
-/// without this layer, then, once the factory is done, that subscriber also takes the events of oxicorn in the worker,
-/// and they are missing in the log; the warning `log_layer_missing` says so. The event `panic` still goes to the log.
+/// without this layer, that subscriber also takes the events of oxicorn in the worker once the factory is done. These
+/// events are then missing in the log, and the warning `log_layer_missing` says so. The event `panic` still goes to the
+/// log.
 ///
-/// The master always writes to its log, even if `main` has installed a subscriber. A process takes one subscriber only:
-/// if `main` has installed one, `init` in the factory panics, and the worker fails to boot.
+/// The master always writes to its log, even if `main` has installed a subscriber. A process takes only one subscriber.
+/// If `main` has installed one, `init` in the factory panics, and the worker fails to boot.
 pub fn log_layer<S>() -> impl Layer<S> + Send + Sync + 'static
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -169,8 +171,9 @@ where
 struct LogLayer;
 
 impl<S: Subscriber> Layer<S> for LogLayer {
-    /// Steps aside when the app installs the subscriber that holds this layer. The rest of the factory may make spans
-    /// that instrument its tasks, and a span keeps for its whole life the subscriber that it was made with.
+    /// Ends the default subscriber of this thread when the app installs the subscriber that holds this layer. The rest
+    /// of the factory may make spans that instrument its tasks. Such a span keeps, as long as it exists, the subscriber
+    /// that it was made with.
     fn on_register_dispatch(&self, _: &Dispatch) {
         step_aside();
     }

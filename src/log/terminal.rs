@@ -1,8 +1,8 @@
-//! Prints the messages of a command for the operator at the terminal: its result on stdout, and lines on stderr that
-//! begin with the name of the program.
+//! Prints the messages of a command for the operator at the terminal. The result goes to stdout. Other lines go to
+//! stderr and begin with the name of the program.
 //!
-//! Owns: the name of the program, the form of these lines, and the escapes that keep a text from another process or
-//! from a hook of the app from controlling the terminal. Refuses: the log of a service, and the content of the
+//! Owns: the name of the program, the form of these lines, and the escapes. Without the escapes, a text from another
+//! process or from a hook of the app could control the terminal. Refuses: the log of a service, and the content of the
 //! messages.
 
 use std::{borrow::Cow, sync::OnceLock};
@@ -12,7 +12,7 @@ pub(crate) const DEFAULT_NAME: &str = "oxicorn";
 
 static NAME: OnceLock<String> = OnceLock::new();
 
-/// Sets the name of the program. It is called once, before the first message.
+/// Sets the name of the program. The program calls this once, before its first message.
 pub(crate) fn set_name(name: &str) {
     let _ = NAME.set(name.to_owned());
 }
@@ -29,7 +29,8 @@ pub(crate) fn is_unsafe(c: char) -> bool {
     c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Escapes the characters of one line that a terminal would obey. A tab stays, because it only moves to the right.
+/// Escapes the characters of one line that a terminal would obey. A tab is not escaped, because it only moves the
+/// cursor to the right.
 pub(crate) fn plain(line: &str) -> Cow<'_, str> {
     let escapes = |c: char| is_unsafe(c) && c != '\t';
     if !line.contains(escapes) {

@@ -23,13 +23,13 @@ const WORDS: usize = 61;
 /// The bit of a shared word that is set if the process that the word names has written only the beginning of a line.
 const TORN: u64 = 1 << 63;
 
-/// How many times a process looks at the shared word again while another process writes. That write does not block, so
-/// it ends within a few milliseconds.
+/// How many times a process reads the shared word again while another process writes. The write of that process does
+/// not block, so it ends within a few milliseconds.
 const TRIES: u32 = 2_000;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
-    /// The word of the file; `None` if there is no shared memory. Then processes do not take turns.
+    /// The word of the file. `None` if there is no shared memory; then processes do not take turns.
     word: Option<&'static AtomicU64>,
     /// Says which of the two logs of a process this is: 1 for the access log, 0 for the log.
     log: u64,
@@ -43,8 +43,8 @@ pub(super) enum Before {
     Torn,
 }
 
-/// The memory with the words. The master makes it before the first fork, so that the workers share it. A program that
-/// takes over in an upgrade makes its own.
+/// The memory with the words. The master makes it before the first fork, so that the workers share it. In an upgrade,
+/// the new program makes memory of its own.
 static SHARED: OnceLock<Option<Mapping>> = OnceLock::new();
 
 impl Turn {
@@ -61,10 +61,10 @@ impl Turn {
         u64::from(std::process::id()) << 1 | self.log
     }
 
-    /// Takes the turn, and returns how the output ends; `None` if another process has the turn. If `hold` is true, no
-    /// other process gets the turn until it is given back. For files `hold` is false: then a free turn is not taken,
-    /// because half a line is rare in a file, and a slow disk would delay every writer. `resumes` is true if the rest
-    /// of this log's own line is written next.
+    /// Takes the turn, and returns how the output ends. The result is `None` if another process has the turn. If `hold`
+    /// is true, no other process gets the turn until this process gives it back. For files `hold` is false, and then a
+    /// free turn is not taken, because half a line is rare in a file, and a slow disk would delay every writer.
+    /// `resumes` is true if the rest of this log's own line is written next.
     pub(super) fn take(&self, hold: bool, resumes: bool) -> Option<Before> {
         let (Some(word), me) = (self.word, self.me()) else { return Some(Before::Whole) };
         for _ in 0..TRIES {
