@@ -1,7 +1,7 @@
 //! The command line: commands, flags and their help.
 //!
 //! Owns: the names of commands and flags, their short forms and their help. Refuses: the defaults, meanings and ranges
-//! of settings (`settings`), and carrying out a command (`app::run`).
+//! of settings (`settings`), and running a command (`app::run`).
 
 mod page;
 
@@ -38,15 +38,15 @@ pub(crate) struct Parsed {
     pub(crate) arguments: Vec<String>,
 }
 
-/// The commands that read the settings. Only these take the positional arguments that the program declares.
+/// The commands that read the settings. Only these commands take the positional arguments that the program declares.
 const WITH_SETTINGS: [&str; 4] = ["run", "check", "config", "migrate"];
 
 impl ProgramSpec {
     /// Declares a positional argument.
     ///
     /// # Panics
-    /// If the name is empty, given twice, or the name of a command or of a flag. clap would refuse it only in a debug
-    /// build, and mix up the values in a release build.
+    /// If the name is empty, is declared twice, or is the name of a command or of a flag. clap would refuse such a name
+    /// only in a debug build, and mix up the values in a release build.
     pub(crate) fn add_positional(&mut self, name: &'static str, help: &'static str) {
         assert!(!name.trim().is_empty(), "App::positional: the name of an argument is empty");
         assert!(
@@ -65,11 +65,11 @@ impl ProgramSpec {
         self.positionals.push((name, help));
     }
 
-    /// Reads a command line, whose first item is the name that the program was called by.
+    /// Reads a command line. The first item of `line` is the name by which the program was called.
     ///
     /// # Errors
-    /// The error of clap, which prints what is wrong with the line, or prints the help or the version that the line
-    /// asks for.
+    /// The error of clap. It prints what is wrong with the line, or the help or the version if the line asks for one of
+    /// them.
     pub(crate) fn parse(&self, line: &[OsString]) -> Result<Parsed, clap::Error> {
         let matches = self.command().try_get_matches_from(line)?;
         let below = matches.subcommand().filter(|(name, _)| WITH_SETTINGS.contains(name)).map(|(_, below)| below);
@@ -83,7 +83,7 @@ impl ProgramSpec {
         Ok(Parsed { command, flags, arguments })
     }
 
-    /// Returns clap's definition of the command line. The help is made from the same definition.
+    /// Returns clap's definition of the command line. clap makes the help from the same definition.
     fn command(&self) -> clap::Command {
         // clap needs names that live as long as the process. The leak stays small, because a process parses one command
         // line.
@@ -95,7 +95,8 @@ impl ProgramSpec {
     }
 
     fn with_positionals(&self, command: clap::Command) -> clap::Command {
-        // `program` takes the words after `--`, so its index must be higher than those of the declared arguments.
+        // The argument `program` takes the words after `--`, so its index must be higher than those of the declared
+        // arguments.
         let command = command.mut_arg("program", |program| program.index(self.positionals.len() + 1));
         self.positionals.iter().enumerate().fold(command, |command, (index, (name, help))| {
             command.arg(clap::Arg::new(*name).help(*help).index(index + 1))
@@ -265,7 +266,8 @@ pub(crate) enum StatusFormat {
     Openmetrics,
 }
 
-/// The flags that choose the running service to which a command is sent. Without them the settings choose it.
+/// The flags that choose the running service to which a command is sent. Without these flags the settings choose the
+/// service.
 #[derive(Debug, Default, Args)]
 pub(crate) struct ServiceArgs {
     /// Send the command to this control socket, whatever the service is called
@@ -276,8 +278,8 @@ pub(crate) struct ServiceArgs {
     name: Option<String>,
 }
 
-/// The flags that set a key of the settings. Each value is kept as the operator typed it, because the same code reads
-/// the values of the settings file, of the environment and of flags.
+/// The flags that set a key of the settings. Each value is kept as the operator typed it, because one parser reads the
+/// values of the settings file, of the environment and of flags.
 #[derive(Debug, Default, Args)]
 pub(crate) struct Options {
     /// Listen on this address: host:port, :port, [::1]:port, unix:/path or fd://3; may be given several times [env:

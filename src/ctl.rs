@@ -1,5 +1,5 @@
 //! The commands that ask a running service over its control socket, such as `oxicorn status`, `scale` and `stop`. The
-//! command `oxicorn health` is here too, but it asks a worker.
+//! command `oxicorn health` is here too, but it asks a worker over HTTP.
 //!
 //! Owns: finding the service, waiting for its answer, and showing the answer. Refuses: guessing which of two services
 //! is meant, and waiting without a limit for a master that does not answer.
@@ -31,8 +31,8 @@ use crate::{
 
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// Prints the status once. If `watch` is set, prints it every second until the service is gone. Fails if not all
-/// workers serve, except in the format `Openmetrics`.
+/// Prints the status once. If `watch` is set, it prints the status every second until the service is gone. Fails if not
+/// all workers serve, except in the format `Openmetrics`.
 pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bool) -> Result<(), Failed> {
     let mut stdout = io::stdout();
     let terminal = stdout.is_terminal();
@@ -56,8 +56,8 @@ pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bo
         } else {
             text
         };
-        // If the write fails, the reader of the pipe, such as `head`, has closed the pipe. Then there is nothing more
-        // to do.
+        // If the write fails, the program that reads this output, such as `head`, has closed the pipe. Then there is
+        // nothing more to do.
         if stdout.write_all(&text).and_then(|()| stdout.flush()).is_err() || !watch {
             return if all_serve { Ok(()) } else { Err(Failed::NotAllServe) };
         }
@@ -88,7 +88,7 @@ pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: boo
         let _ = stream.set_read_timeout(Some(PATIENCE)).and_then(|()| (&*stream).read(&mut [0]));
     }
     if json {
-        // If this fails, the reader of the pipe has closed the pipe. Then there is nothing more to do.
+        // If this fails, the program that reads this output has closed the pipe. Then there is nothing more to do.
         let _ = io::stdout().write_all(&protocol::line(&answer));
     }
     match (answer.ok, json) {
@@ -102,8 +102,8 @@ pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: boo
     }
 }
 
-/// Returns a sentence that says what a reload would change in the running service. `None` if the service does not run,
-/// or if another service answers.
+/// Returns a sentence that says what a reload would change in the running service. The result is `None` if the service
+/// does not run, or if another service answers.
 pub(crate) fn would_change(endpoint: &ControlEndpoint) -> Option<String> {
     let reached = endpoint.connect(PATIENCE).ok()?;
     ask_status(&reached, PATIENCE).ok()?;

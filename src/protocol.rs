@@ -1,7 +1,8 @@
-//! The messages between a command of the operator and the master, and the paths where the control socket can be.
+//! The messages between a command of the operator and the master, and the places where the file of the control socket
+//! can be.
 //!
-//! Owns: requests, answers and the status as JSON (one object on a line, with a version), and the paths of the control
-//! socket. Refuses: I/O, because `master::control` and `ctl` send and wait.
+//! Owns: requests, answers and the status as JSON (one object on a line, with a version), and the file paths of the
+//! control socket. Refuses: I/O, because `master::control` and `ctl` send and wait.
 //!
 //! A connection carries one request, any number of progress lines and one answer.
 
@@ -22,12 +23,14 @@ pub(crate) const VERSION: u32 = 1;
 pub(crate) struct Request {
     version: u32,
     pub(crate) command: ControlCommand,
-    /// The service that the request is for. A request without this field is for any service that it reaches.
+    /// The service that the request is for. If a request does not have this field, any service that gets the request
+    /// answers.
     #[serde(default, skip_serializing_if = "Meant::is_anyone")]
     pub(crate) meant: Meant,
 }
 
-/// The service that a command line names. A master that is not this service refuses the command.
+/// The service that a command line names. If a master gets a command that is meant for another service, it refuses the
+/// command.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Meant {
     /// The settings file of the service: an absolute path without symbolic links.
@@ -44,7 +47,7 @@ impl Meant {
     }
 }
 
-/// The service that answers, described so that an operator can tell services apart.
+/// A description of the service that answers, by which an operator can tell services apart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Service {
     pub(crate) name: String,
@@ -83,7 +86,7 @@ pub(crate) enum ControlCommand {
         json: bool,
     },
     /// Asks for an upgrade. `program` is the absolute path of the new program. If it is `None`, the upgrade uses the
-    /// path by which the service was started.
+    /// file path by which the service was started.
     Upgrade {
         program: Option<String>,
     },
@@ -108,7 +111,7 @@ pub(crate) enum Reply {
     Answer(ControlResponse),
 }
 
-/// The answer to a request: the last line that the master sends on a connection.
+/// The answer to a request. It is the last line that the master sends on a connection.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ControlResponse {
     pub(crate) ok: bool,
@@ -139,8 +142,8 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) folder: String,
     pub(crate) workers: Vec<WorkerStatus>,
-    /// The slots that should have a worker but have no process. The last worker of such a slot failed, and the next one
-    /// has to wait.
+    /// The slots that should have a worker but have no process. The last worker of such a slot failed, and the next
+    /// worker has to wait before it is forked.
     #[serde(default)]
     pub(crate) empty_slots: Vec<EmptySlot>,
     pub(crate) totals: StatusTotals,
@@ -168,11 +171,11 @@ pub(crate) enum MasterState {
 pub(crate) struct ListenerStatus {
     pub(crate) address: String,
     /// The number of connections that wait to be accepted. For unix sockets it is 0, because the kernel does not report
-    /// it.
+    /// the number.
     pub(crate) queued: u64,
 }
 
-/// The protocols that clients must speak at the listeners.
+/// The protocols that clients must use at the listeners.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Speaks {
     pub(crate) tls: bool,
@@ -218,22 +221,22 @@ pub(crate) struct EmptySlot {
     pub(crate) slot: u32,
     pub(crate) restarts: u32,
     pub(crate) last_exit: Option<String>,
-    /// The number of workers of this slot that died one after another without having answered a request.
+    /// The number of workers of this slot that died one after another before they had answered a request.
     #[serde(default)]
     pub(crate) failures: u32,
-    /// The seconds until the next worker of this slot is forked; `None` if no failure makes the slot wait.
+    /// The seconds until the next worker of this slot is forked. `None` if the slot does not wait because of a failure.
     #[serde(default)]
     pub(crate) next_try_s: Option<f64>,
 }
 
-/// The crash suspect: a request that was in flight at the majority of the last deaths of workers.
+/// The crash suspect, which is a request that was in flight at the majority of the last deaths of workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CrashSuspect {
-    /// The method and the path of the request.
+    /// The method and the URL path of the request.
     pub(crate) request: String,
     /// The number of deaths at which this request was in flight.
     pub(crate) deaths: u64,
-    /// The number of deaths whose requests were compared.
+    /// The number of last deaths of workers whose requests in flight were compared.
     pub(crate) of: u64,
 }
 
@@ -259,10 +262,10 @@ pub(crate) struct StatusTotals {
     /// The number of requests that were refused because they were malformed, too large or too slow to arrive.
     #[serde(default)]
     pub(crate) refused: u64,
-    /// The number of requests whose client had gone before they were handed to the app.
+    /// The number of requests that were not handed to the app, because the client had gone before.
     #[serde(default)]
     pub(crate) abandoned: u64,
-    /// The number of connections that were accepted by another worker than the one of their slot.
+    /// The number of connections that waited at the socket of one slot and were accepted by the worker of another slot.
     #[serde(default)]
     pub(crate) rescued: u64,
     pub(crate) recycled: u64,
@@ -313,7 +316,7 @@ impl Request {
         Self { version: VERSION, command, meant }
     }
 
-    /// Reads a request from a line. The error is the sentence with which the master refuses the request.
+    /// Reads a request from a line. The error is the sentence by which the master refuses the request.
     pub(crate) fn read(line: &[u8]) -> Result<Self, String> {
         // Read only the version first, because a request of another version may have a command of any form.
         #[derive(Deserialize)]
@@ -355,11 +358,11 @@ pub(crate) enum Folder {
     /// A folder that another program, such as systemd, has made.
     Given(PathBuf),
     /// A folder that the master makes, with mode 0700. In `/tmp` any user can make a folder with this name first, so
-    /// its owner and its mode are checked.
+    /// the master checks the owner and the mode.
     Private(PathBuf),
 }
 
-/// Returns the folders in which a master may put its socket, the best one first. The folder of a login
+/// Returns the folders in which a master may put its socket, the best one first. The folder of a login session
 /// (`XDG_RUNTIME_DIR`) is removed when the user logs out, so it comes last.
 pub(crate) fn server_folders(uid: u32, env: impl Fn(&str) -> Option<OsString>) -> Vec<Folder> {
     let service = runtime_directories(&env).into_iter().next().map(Folder::Given);
@@ -400,12 +403,12 @@ fn private_folders(uid: u32) -> Vec<PathBuf> {
     system.into_iter().chain([PathBuf::from(format!("/tmp/oxicorn-{uid}"))]).collect()
 }
 
-/// Returns the file names that the control socket may have; a master takes the first one that is free. The first has
-/// only the name of the service. The second also has a hash of the start folder, for a second service with the same
-/// name. The others also have a number, for further services that were started in the same folder.
+/// Returns the file names that the control socket may have. A master takes the first name that is free. The first name
+/// is only the name of the service. The second name also has a hash of the start folder, for a second service with the
+/// same name. The other names also have a number, for further services that were started in the same folder.
 pub(crate) fn socket_names(name: &str, folder: &Path) -> impl Iterator<Item = String> {
     let name = name.replace('/', "_");
-    // FNV-1a gives the same hash in every build. It does not matter that other users can guess the hash.
+    // FNV-1a gives the same hash in every build of the program. It does no harm that other users can compute the hash.
     let hash = folder
         .as_os_str()
         .as_bytes()

@@ -1,7 +1,7 @@
 //! The completions for shells and the manual page for man(1).
 //!
-//! Owns: making the completions and the page from the definition of the command line, from which the help is made too.
-//! They use the name by which the program was called. Refuses: text of its own.
+//! Owns: making the completions and the page, from the same definition of the command line as the help. Both name the
+//! program as the caller called it. Refuses: text of its own.
 
 use std::{ffi::OsStr, io, path::Path};
 
@@ -68,8 +68,8 @@ fn commands(program: &Command) -> Roff {
 fn own(program: &ProgramSpec) -> (&'static str, Command) {
     let called = std::env::args_os().next().unwrap_or_default();
     let name = Path::new(&called).file_name().and_then(OsStr::to_str).unwrap_or(&program.name);
-    // clap needs a name that lives as long as the process. The leak is small, because the process prints one page and
-    // ends.
+    // clap needs a name that lives as long as the process. Leaking the name costs little memory, because the process
+    // prints one page and ends.
     let name: &'static str = name.to_owned().leak();
     (name, program.command().name(name))
 }
