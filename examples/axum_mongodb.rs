@@ -1,5 +1,5 @@
-//! A service that stores notes in MongoDB. It shows settings in a table of its own, state, a migration and a shutdown
-//! hook.
+//! A service that stores notes in MongoDB. It shows a table of settings of the app, the state of an axum router, a
+//! migration and a shutdown hook.
 //!
 //! ```toml
 //! [notes]

@@ -1,7 +1,7 @@
-//! A service with settings of its own, a background task and a shutdown hook.
+//! A service with its own settings, a background task and a shutdown hook.
 //!
-//! The table of the service is in the same supervisor.toml as all other settings. The table is checked like all others,
-//! and the environment can override its keys:
+//! The table of the service is in the same supervisor.toml as all other settings. oxicorn checks the table like all
+//! others, and the environment can override its keys:
 //!
 //! ```toml
 //! [greeter]
@@ -30,7 +30,8 @@ use tokio::signal::unix::{SignalKind, signal};
 #[serde(deny_unknown_fields, default)]
 struct Greeter {
     greeting: String,
-    /// The file to which each worker appends a line when it ends. If the path is empty, no line is written.
+    /// The file to which each worker appends a line when the worker ends. If this file path is empty, no line is
+    /// written.
     goodbye_file: PathBuf,
 }
 
@@ -52,7 +53,7 @@ fn main() -> ExitCode {
 async fn factory(worker: WorkerContext) -> Result<Lifespan<Router>, io::Error> {
     let desk = Arc::new(Desk { settings: worker.table(), greeted: AtomicU64::new(0) });
 
-    // An app may listen to SIGTERM too: the worker still drains when it gets the signal.
+    // An app may listen to SIGTERM too. The worker still drains when it gets the signal.
     let mut term = signal(SignalKind::terminate())?;
     tokio::spawn({
         let desk = Arc::clone(&desk);

@@ -1,5 +1,5 @@
-//! A service without a framework: it implements tower's `Service` from a request to a response. oxicorn serves any such
-//! service that can be cloned.
+//! A service without a framework. It implements tower's `Service`, which answers a request with a response. oxicorn
+//! serves every such service that can be cloned.
 //!
 //! Run `cargo run --example raw_hyper`, then `curl --data hello http://127.0.0.1:8000/`.
 

@@ -1,5 +1,5 @@
-//! A service with web sockets: it echoes the messages of each client, and sends a close frame to all clients when the
-//! worker drains.
+//! A service with web sockets. It echoes the messages of each client. When the worker drains, it sends a close frame to
+//! all clients.
 //!
 //! Run `cargo run --example websocket`, then `websocat ws://127.0.0.1:8000/echo`. At a reload, a recycle or a stop, the
 //! worker closes the connection with code 1001. A client that then connects again reaches the next worker.

@@ -1,4 +1,5 @@
-//! Fuzz target: in the bytes that the request scanner passes, hyper sees the same requests as the scanner.
+//! Fuzz target that checks hyper: in the bytes that the request scanner passes, hyper sees the same requests as the
+//! scanner.
 //!
 //! Owns: the entry point for libFuzzer. Refuses: the check itself (`oxicorn::fuzzing`).
 #![cfg_attr(fuzzing, no_main)]

@@ -1,4 +1,5 @@
-//! Fuzz target: the parser of PROXY headers gives the same bytes the same result, in whatever pieces they come.
+//! Fuzz target that checks the parser of PROXY headers: the same bytes have the same result, in whatever pieces they
+//! come.
 //!
 //! Owns: the entry point for libFuzzer. Refuses: the check itself (`oxicorn::fuzzing`).
 #![cfg_attr(fuzzing, no_main)]

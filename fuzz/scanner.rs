@@ -1,4 +1,4 @@
-//! Fuzz target: the request scanner gives the same bytes the same verdict, in whatever pieces they come.
+//! Fuzz target that checks the request scanner: the same bytes have the same verdict, in whatever pieces they come.
 //!
 //! Owns: the entry point for libFuzzer. Refuses: the check itself (`oxicorn::fuzzing`).
 #![cfg_attr(fuzzing, no_main)]

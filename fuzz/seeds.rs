@@ -1,7 +1,7 @@
-//! Writes the inputs with which the fuzz targets begin, into a folder: `seeds FOLDER`.
+//! Writes the inputs with which the fuzz targets begin into a folder. Run it as `seeds FOLDER`.
 //!
-//! Owns: the inputs: cases of tests/corpus and some PROXY headers, in the form that each target reads. Refuses: running
-//! the targets.
+//! Owns: the inputs, which are cases of tests/corpus and some PROXY headers, in the form that each target reads.
+//! Refuses: running the targets.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's")]
 
 use std::{fs, io, path::Path};
@@ -28,7 +28,7 @@ fn write(folder: &Path, inputs: impl Iterator<Item = Vec<u8>>) -> io::Result<()>
 fn main() -> io::Result<()> {
     let folder = std::env::args_os().nth(1).ok_or_else(|| io::Error::other("usage: seeds FOLDER"))?;
     let folder = Path::new(&folder);
-    // The long cases of the corpus test limits. In the fuzzer they would only take time.
+    // Leave out the long cases of the corpus. They test limits, and in the fuzzer they would only take time.
     let requests = || corpus::cases().into_iter().map(|case| case.raw).filter(|raw| raw.len() < 2000);
     write(&folder.join("scanner"), requests().map(|raw| [&[6, 0], &raw[..]].concat()))?;
     write(&folder.join("hyper"), requests())?;

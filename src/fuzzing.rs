@@ -14,8 +14,8 @@ thread_local! {
     static RUNTIME: Runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
 }
 
-/// Checks that the scanner gives the same result, into whatever pieces its input is split. The first byte chooses the
-/// length of the pieces, the second byte chooses the limits, and the rest is the input.
+/// Checks that the scanner gives the same result however its input is split into pieces. The first byte of `data`
+/// chooses the length of the pieces, the second byte chooses the limits, and the rest is the input.
 pub fn scanner(data: &[u8]) {
     let Some((&[pieces, limits], input)) = data.split_first_chunk() else { return };
     let small = |bits: u8, step: usize| usize::from(limits >> bits & 3) * step;
@@ -31,13 +31,14 @@ pub fn scanner(data: &[u8]) {
     assert_pieces_make_no_difference(chosen, input, input.chunks(1 + usize::from(pieces % 40)));
 }
 
-/// Checks that hyper sees what the scanner lets pass. All bytes are the input of the scanner.
+/// Checks that hyper sees the same requests as the scanner in the bytes that the scanner lets pass. All of `data` is
+/// the input of the scanner.
 pub fn hyper(data: &[u8]) {
     RUNTIME.with(|runtime| assert_hyper_sees_what_passes(runtime, data));
 }
 
-/// Checks the parser of PROXY headers. The first byte chooses which versions are accepted; the rest is the beginning of
-/// a connection.
+/// Checks the parser of PROXY headers. The first byte of `data` chooses which versions are accepted. The other bytes
+/// are the first bytes of a connection.
 pub fn proxy_header(data: &[u8]) {
     let Some((accepted, bytes)) = data.split_first() else { return };
     let modes = [ProxyProtocol::Off, ProxyProtocol::V1, ProxyProtocol::V2, ProxyProtocol::Auto];
