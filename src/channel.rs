@@ -1,9 +1,11 @@
-//! The messages between master and worker, over the socketpair that each worker gets at its fork.
+//! The messages between the master and a worker. They go over the socketpair that the master makes for each worker
+//! before the fork.
 //!
-//! Owns: the messages and their encoding as bytes. Refuses: waiting. If a message does not fit into the socket now, the
-//! caller learns that it was not sent.
+//! Owns: the messages and their encoding as bytes. Refuses: waiting. If the socket has no room for a message now, the
+//! caller learns that the message was not sent.
 //!
-//! After an upgrade, the program at one end may know fewer messages than the other, so a receiver ignores unknown tags.
+//! After an upgrade, the master and an old worker run different programs, and each may know messages that the other
+//! does not know. So a receiver ignores unknown tags.
 
 use std::{
     io,
@@ -21,8 +23,8 @@ pub(crate) enum ToWorker {
     Go,
     /// Tells the worker that the whole service will stop: it must report "not ready" and continue to serve.
     AnnounceStop,
-    /// Tells the worker to drain within `grace_ms`. `last` is true at the final stop of the service. Then no other
-    /// worker accepts connections later, so this worker closes the listeners too.
+    /// Tells the worker to drain within `grace_ms`. `last` is true at the final stop of the service. At that stop no
+    /// other worker will accept connections later, so this worker closes the listeners too.
     Drain { grace_ms: u64, last: bool },
     /// Passes the file to which the worker writes its log from now on.
     TakeLog(OwnedFd),
@@ -34,7 +36,7 @@ pub(crate) enum ToWorker {
 pub(crate) enum ToMaster {
     /// The worker has built its app, and waits for [`ToWorker::Go`].
     Ready,
-    /// The worker accepts the connections of its slot from now on.
+    /// The worker accepts connections of its slot from now on.
     Accepting,
     RecycleRequested,
     /// The worker itself got a SIGTERM, and begins to drain without an order of the master.
@@ -48,12 +50,12 @@ pub(crate) enum ToMaster {
     Arrivals {
         stay: bool,
     },
-    /// The worker asks the client of a busy HTTP/2 connection to connect again. The client's next connection should go
-    /// to the slot `slot`.
+    /// The worker has asked the client of a busy HTTP/2 connection to connect again. The client's next connection
+    /// should go to the slot `slot`.
     SentTo {
         slot: u32,
     },
-    /// The sender has seen that another worker, the one of the slot `slot`, is late with its heartbeat.
+    /// The worker that sends this message has seen that the worker of the slot `slot` is late with its heartbeat.
     Silent {
         slot: u32,
     },
@@ -61,12 +63,12 @@ pub(crate) enum ToMaster {
 }
 
 impl ToWorker {
-    /// Adds the message `later` to the messages that wait until the worker reads again. If a message of the same kind
-    /// already waits, `later` replaces it.
+    /// Adds the message `later` to `waiting`: the messages that are sent once the worker reads again. If `waiting` has
+    /// a message of the same kind already, `later` replaces it.
     pub(crate) fn queue(waiting: &mut Vec<Self>, later: Self) {
         let later = match later {
-            // If a waiting `Drain` has `last` set, the new `Drain` gets it too, because a final stop is never taken
-            // back.
+            // If the `Drain` that waits has `last` set, the new `Drain` gets `last` too, because a final stop is never
+            // taken back.
             Self::Drain { grace_ms, last } => {
                 let was_last = waiting.iter().any(|message| matches!(message, Self::Drain { last: true, .. }));
                 Self::Drain { grace_ms, last: last || was_last }

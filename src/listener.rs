@@ -1,13 +1,13 @@
-//! The listening sockets of a master. They are bound once, kept for the whole life of the master, and inherited by
-//! every worker that it forks.
+//! The listening sockets of a master. The master binds them once and keeps them as long as it runs. Every worker that
+//! it forks inherits them.
 //!
-//! Owns: binding sockets, adopting inherited sockets, and the one final shutdown. Refuses: accepting (the worker does
-//! that), and closing the socket of a single slot.
+//! Owns: binding sockets, adopting inherited sockets, and the one final shutdown. Refuses: accepting connections (the
+//! worker does that), and closing the socket of a single slot.
 //!
 //! Each TCP address has either a group of SO_REUSEPORT sockets, one for each slot, or one socket that all workers
-//! share. Unix and adopted sockets are always shared. The kernel numbers the sockets of a group in the order of
-//! listen(). When a socket is closed, the last socket of the group gets its number. As long as no socket is closed, the
-//! number of a socket is its slot, and [`steering`] relies on that.
+//! share. Unix and adopted sockets are always shared. The kernel numbers the sockets of a group in the order in which
+//! listen() was called. When a socket is closed, the last socket of the group gets the number of the closed one. As
+//! long as no socket is closed, the number of a socket is its slot, and [`steering`] relies on that.
 
 mod address;
 mod closing;
@@ -42,13 +42,13 @@ use crate::{
     },
 };
 
-/// Returns the number of slots that are made for `workers` workers. It is larger than `workers`, so that the number of
-/// workers can grow without binding sockets again.
+/// Returns the number of slots that are made for `workers` workers. It is larger than `workers`, so that an operator
+/// can raise the number of workers without binding sockets again.
 pub(crate) fn slot_count(workers: u32) -> u32 {
     workers.saturating_mul(2).clamp(8, 2 * WORKERS_MAX)
 }
 
-/// Every listening socket of a master. A forked worker has its own copy of this value, with the same sockets.
+/// All listening sockets of a master. A forked worker has its own copy of this value, with the same sockets.
 #[derive(Debug)]
 pub(crate) struct Listeners {
     groups: Vec<SocketGroup>,
@@ -57,8 +57,8 @@ pub(crate) struct Listeners {
     /// The slots that the last call of [`steer`](Self::steer) chose for new connections. Addresses that are added later
     /// are steered to the same slots.
     live: Vec<u32>,
-    /// The shares of the slots that the master gave to the kernel last. After an upgrade the list is empty until the
-    /// new program of the master gives shares for the first time.
+    /// The shares of new connections that this program last gave to the slots through the kernel. Empty if this program
+    /// has set no shares yet, because an upgrade has just replaced the program that did.
     shares: Vec<Share>,
 }
 
@@ -68,8 +68,8 @@ pub(crate) struct Listeners {
 pub(crate) enum Steering {
     /// The kernel sends each new connection to one of the chosen slots.
     Active,
-    /// The kernel refused the steering program, and the text says why. Therefore only as many slots listen as there are
-    /// workers.
+    /// The kernel refused the steering program, and the text says why. The kernel then sends connections to every slot
+    /// that listens, so only as many slots listen as there are workers.
     Refused(String),
     /// All workers share all sockets, so there is nothing to steer.
     Unneeded,
@@ -82,16 +82,18 @@ struct SocketGroup {
     asked: Address,
     /// The address with its real port, if `asked` has the port 0; otherwise the same as `asked`.
     address: Address,
-    /// The address in text for messages. A port 0 is replaced by the real port, and a descriptor by the address that it
-    /// is bound to.
+    /// The address as text for messages. If the port is 0, the text has the real port. If `server.bind` names a
+    /// descriptor, the text has the address that the descriptor is bound to.
     name: String,
-    /// One socket for each slot, in the order of listen(); or the only socket, which all workers share.
+    /// One socket for each slot, in the order in which listen() was called; or the only socket, which all workers
+    /// share.
     sockets: Vec<Socket>,
     /// Identifies the file that this service made for a unix socket. Another process may have put another file at the
     /// same path since.
     file: Option<FileId>,
-    /// The owner and mode that this service gave last to the file of a unix socket. If an operator changes them by
-    /// hand, the change stays until the settings change.
+    /// The owner and mode that this service gave last to the file of a unix socket. The service changes the file again
+    /// only if the settings differ from this value. So a change that an operator makes by hand stays until the settings
+    /// change.
     given: Option<Rights>,
     change: AddressChange,
 }
@@ -122,8 +124,8 @@ impl AsFd for Socket {
     }
 }
 
-/// The error that the kernel refused a new steering program for an address. The connections of this address go to the
-/// same slots as before.
+/// The error of a new steering program that the kernel refused for an address. The connections of this address go to
+/// the same slots as before.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot steer the connections to {address}")]
 pub(crate) struct SteerError {
@@ -132,7 +134,8 @@ pub(crate) struct SteerError {
 }
 
 impl Listeners {
-    /// Binds all addresses of `server.bind`, or none. It probes all of them before it binds the first.
+    /// Binds all addresses of `server.bind`. It probes all of them before it binds the first, so that either all are
+    /// bound or none.
     ///
     /// # Errors
     /// See [`BindError`]. All sockets that were bound are closed again.
@@ -168,11 +171,11 @@ impl Listeners {
     }
 
     /// Makes slots for `workers` workers, and applies `server.backlog`. New slots are added behind the existing ones,
-    /// and none is removed. Workers that were forked earlier do not have the sockets of the new slots.
+    /// and no slot is removed. Workers that were forked earlier do not have the sockets of the new slots.
     ///
-    /// If the kernel refuses steering, the number of slots with sockets stays as it was at the start. Then the kernel
-    /// sends connections to every slot that listens. After a scale-down a slot without a worker must be served by other
-    /// workers, and only workers that have its socket can do that.
+    /// If the kernel refuses steering, the number of slots with sockets stays as it was at the start. The kernel then
+    /// sends connections to every slot that listens. After a scale-down, other workers must serve the slots that have
+    /// no worker, and only workers that have the sockets of these slots can do that.
     ///
     /// # Errors
     /// See [`BindError`]. The slots are then the same as before the call.
@@ -191,8 +194,8 @@ impl Listeners {
             }
             return Err(error);
         }
-        // All sockets are bound by now. For a socket that listens already, listen() only changes the backlog, and the
-        // socket keeps its number in the group.
+        // All sockets are bound by now. If a socket listens already, listen() only changes its backlog, and the socket
+        // keeps its number in the group.
         for group in self.groups.iter().filter(|group| !group.adopted()) {
             for socket in group.sockets.iter().take(slots as usize) {
                 let backlog = i32::try_from(server.backlog).unwrap_or(i32::MAX);
@@ -204,15 +207,15 @@ impl Listeners {
     }
 
     /// Applies a changed `server.bind`: binds the addresses that are new, and marks those that `server.bind` no longer
-    /// names. Other addresses keep their sockets and their queues; if the settings for owner and mode have changed, the
-    /// file of a unix socket gets the new ones. A unix socket whose file is gone is bound again, and its old socket is
-    /// treated like a removed address: the connections that wait there are served. This function also makes slots for
-    /// `workers` workers. If one of these steps fails, all are undone.
+    /// names. All other addresses keep their sockets and their queues. If the settings for owner and mode have changed,
+    /// the file of a unix socket gets the new owner and mode. A unix socket whose file is gone is bound again, and its
+    /// old socket is treated like a removed address: the workers still serve the connections that wait there. This
+    /// function also makes slots for `workers` workers. If one of these steps fails, all are undone.
     ///
     /// Returns the unix sockets that were bound again.
     ///
     /// # Errors
-    /// See [`BindError`]. All addresses, owners and modes are then those of the settings `before`.
+    /// See [`BindError`]. All addresses, owners and modes are then again those of the settings `before`.
     pub(crate) fn rebind(&mut self, server: &Server, before: &Server, workers: u32) -> Result<Vec<String>, BindError> {
         let wanted = resolve(server)?;
         let lost = self.lost(server);
@@ -288,14 +291,14 @@ impl Listeners {
     /// `before`.
     pub(crate) fn own_again(&mut self, before: &Server) {
         for group in &mut self.groups {
-            // This service has given the file the same rights before. If this fails now, another process has removed
-            // the file, and there is nothing to restore.
+            // If this fails, another process has removed the file, because this service could give the file the same
+            // rights before. Then there is nothing to restore.
             let _ = group.give_rights(before);
         }
     }
 
-    /// Closes the addresses that a reload removed. Call it after the workers have accepted the connections that wait
-    /// there. Returns the names of the addresses, and how many connections were reset.
+    /// Closes the addresses that a reload removed. Call it only after the workers have accepted the connections that
+    /// wait at these addresses. Returns the names of the addresses, and how many connections were reset.
     pub(crate) fn close_removed(&mut self) -> (Vec<String>, u64) {
         self.close_all(AddressChange::Removed)
     }
@@ -314,8 +317,8 @@ impl Listeners {
 
     /// Closes all addresses whose change is `change`. It closes whole groups only, so that in the other groups the
     /// index of a socket is still its slot. The workers have copies of these sockets, so a close in the master is not
-    /// enough, and the sockets are shut down too. Adopted sockets also belong to another process, so they are closed
-    /// without a shutdown.
+    /// enough. Therefore the master also shuts the sockets down. Adopted sockets also belong to another process, so
+    /// they are closed without a shutdown.
     fn close_all(&mut self, change: AddressChange) -> (Vec<String>, u64) {
         let (closed, stay) = std::mem::take(&mut self.groups).into_iter().partition(|group| group.change == change);
         self.groups = stay;
@@ -336,8 +339,8 @@ impl Listeners {
         self.groups.iter().map(|group| group.name.clone()).collect()
     }
 
-    /// Returns each address, and how many connections wait there to be accepted. For a unix socket the number is always
-    /// 0, because the kernel does not report it.
+    /// Returns each address with the number of connections that wait there to be accepted. For a unix socket the number
+    /// is always 0, because the kernel does not report it.
     pub(crate) fn queued(&self) -> impl Iterator<Item = (String, u64)> {
         self.groups.iter().map(|group| {
             let queued = group.sockets.iter().filter_map(|socket| fd::accept_queue(socket.as_fd()));
@@ -345,7 +348,7 @@ impl Listeners {
         })
     }
 
-    /// Returns the number of slots that listen. They are the slots from 0 to this number minus 1.
+    /// Returns the number of slots that listen. They are the slots 0 to this number minus 1.
     pub(crate) fn slots(&self) -> u32 {
         self.slots
     }
@@ -364,8 +367,8 @@ impl Listeners {
         self.of_slot(slot).chain(self.shared())
     }
 
-    /// Returns the sockets of `slot`. Only the worker of this slot accepts there, unless it is silent and another
-    /// worker rescues its connections.
+    /// Returns the sockets of `slot`. Only the worker of this slot accepts there. If that worker is silent, another
+    /// worker rescues the connections that wait there.
     pub(crate) fn of_slot(&self, slot: u32) -> impl Iterator<Item = &Socket> {
         self.groups.iter().filter(|group| group.per_slot()).filter_map(move |group| group.sockets.get(slot as usize))
     }
@@ -380,8 +383,8 @@ impl Listeners {
         self.groups.iter().flat_map(|group| &group.sockets)
     }
 
-    /// Finds out if the kernel accepts a steering program, by trying one on the first address that has a socket for
-    /// each slot. Then it steers the addresses that were added.
+    /// Finds out whether the kernel accepts a steering program, by attaching one to the first address that has a socket
+    /// for each slot. If the kernel accepts it, this function then steers the addresses that were added.
     fn probe_steering(&mut self) {
         if self.steering == Steering::Unneeded
             && let Some(group) = self.groups.iter().find(|group| group.per_slot())
@@ -404,12 +407,13 @@ impl Listeners {
         }
     }
 
-    /// Sends new connections to the `live` slots only. If `live` is empty, nothing changes: a connection that waits for
-    /// a worker is better than a connection that is refused. If the kernel does not steer, nothing changes either.
+    /// Sends new connections only to the slots in `live`. If `live` is empty, nothing changes, because a connection
+    /// that waits for a worker is better than a connection that is refused. If the kernel does not steer, nothing
+    /// changes either.
     ///
     /// # Errors
-    /// The kernel refused the program, although it accepted one at the start. The address keeps its previous program,
-    /// and steering is not tried again.
+    /// The kernel refused the steering program, although it accepted one at the start. The address keeps its previous
+    /// program, and steering is not tried again.
     pub(crate) fn steer(&mut self, live: &[u32]) -> Result<(), SteerError> {
         if live.is_empty() {
             return Ok(());
@@ -418,8 +422,8 @@ impl Listeners {
         self.share(steering::equal(live))
     }
 
-    /// Sends more of the new connections to those live slots that have fewer connections. This lasts until the next
-    /// call of [`steer`](Self::steer) or of this function.
+    /// Sends a larger share of the new connections to those live slots that have fewer connections. The shares stay
+    /// until the next call of [`steer`](Self::steer) or of this function.
     ///
     /// # Errors
     /// The same error as in [`steer`](Self::steer).
@@ -443,8 +447,8 @@ impl Listeners {
         Ok(())
     }
 
-    /// Removes the files of the unix sockets of this service. If another process has put its own file at a path, that
-    /// file stays.
+    /// Removes the files of the unix sockets of this service. If another process has put its own file at the same
+    /// place, that file stays.
     pub(crate) fn unlink(&self) {
         for group in &self.groups {
             if let (Address::Unix(path), Some(ours)) = (&group.address, group.file) {
@@ -505,8 +509,8 @@ impl SocketGroup {
         }
     }
 
-    /// Gives the file of a unix socket the owner and mode of the settings, unless this service has given it the same
-    /// owner and mode before.
+    /// Gives the file of a unix socket the owner and mode of the settings. If this service has given it the same owner
+    /// and mode before, nothing happens.
     fn give_rights(&mut self, server: &Server) -> Result<(), BindError> {
         let (Address::Unix(path), Some(ours)) = (&self.address, self.file) else { return Ok(()) };
         let Server { unix_mode: mode, unix_owner: Owner { uid, gid, .. }, .. } = *server;
@@ -658,7 +662,8 @@ mod tests {
 
     #[test]
     fn an_address_of_another_machine_says_so() {
-        // 192.0.2.0/24 is reserved for documentation, so no machine has such an address. bind() sends nothing.
+        // 192.0.2.0/24 is reserved for documentation, so no machine has an address in it. The test sends nothing to
+        // that address, because bind() sends nothing.
         let error = Listeners::bind(&server(&[Bind::Tcp { host: "192.0.2.1".to_owned(), port: 80 }]), 1).unwrap_err();
         let told = "server.bind: cannot listen on 192.0.2.1:80: no interface of this machine has that address";
         assert_eq!(error.to_string(), told);

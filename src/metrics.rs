@@ -1,13 +1,12 @@
-//! The page of metrics: the values of the scoreboard as OpenMetrics text.
+//! The page of metrics, which shows the values of the scoreboard as OpenMetrics text.
 //!
 //! Owns: the names of the metrics and their meaning. Refuses: counting (the scoreboard), and choosing which clients get
 //! the page (`worker::connection`, `master::control`).
 //!
 //! Every process that has the scoreboard renders the same page, so any worker can answer for the whole service.
 //!
-//! The values of workers have the slot as their label, and the values of a slot include its workers that drain. With
-//! the pid as the label, every recycle would make a new series. Counters never fall while the master lives, even if
-//! workers die.
+//! Each value of a worker has the slot as its label, and includes the workers of this slot that drain. With the pid as
+//! the label, every recycle would make a new series. Counters never fall while the master lives, even if workers die.
 
 use std::{
     collections::BTreeMap,
@@ -26,8 +25,8 @@ const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 const STATES: [(RowState, &str); 3] =
     [(RowState::Starting, "starting"), (RowState::Serving, "serving"), (RowState::Draining, "draining")];
 
-/// Renders the whole page. It reads `/proc` once for each worker and asks the kernel once for each listener, which
-/// takes some tens of microseconds with a handful of workers.
+/// Renders the whole page. It reads `/proc` once for each worker and asks the kernel once for each listener. With a
+/// handful of workers this takes some tens of microseconds.
 pub(crate) fn render(scoreboard: &Scoreboard, listeners: &Listeners) -> String {
     Snapshot::take(scoreboard, listeners).to_string()
 }
@@ -183,8 +182,8 @@ fn counter(f: &mut Formatter<'_>, name: &str, help: &str, value: u64) -> fmt::Re
     writeln!(f, "{name}_total {value}")
 }
 
-/// Writes a metric with one sample for each value of `label`. The values of the label are words, numbers and TCP
-/// addresses, so they need no escaping.
+/// Writes a metric with one sample for each value of `label`. The values are words, numbers and TCP addresses, so they
+/// need no escaping.
 fn labelled(
     f: &mut Formatter<'_>,
     name: &str,
@@ -201,7 +200,7 @@ fn labelled(
     Ok(())
 }
 
-/// A number of milliseconds that is displayed as seconds, with three decimals.
+/// A number of milliseconds, which is displayed in seconds with three decimals.
 struct Thousandths(u64);
 
 impl Display for Thousandths {

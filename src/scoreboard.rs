@@ -1,15 +1,17 @@
 //! The state and the counts of every worker, in memory that the master and all workers share.
 //!
-//! Owns: the layout and its atomics. Refuses: decisions, such as whether a heartbeat is late; the core makes them.
+//! Owns: the layout and its atomics. Refuses: decisions, such as whether a heartbeat is late, because the core makes
+//! them.
 //!
-//! First comes a header, which the master writes. Then comes one row for each worker: the master writes the worker's
-//! identity before the fork, and from then on the worker writes its row (except the word `TOLD`). Then come the
-//! durations of requests, and then the notes of requests in progress, both in the order of the rows. There are no
-//! locks: a process that is killed in the middle of a write leaves the old number or the new one, never a broken one.
+//! First comes a header, which the master writes. Then comes one row for each worker. The master writes the worker's
+//! identity into the row before the fork. From then on the worker writes its row, except the word `TOLD`, which the
+//! master writes. Then come the durations of requests, and then the notes of requests in progress, both in the order of
+//! the rows. There are no locks: if a process is killed in the middle of a write, the word has the old number or the
+//! new one, never a mix of both.
 //!
-//! The counters of a row only increase. They are not reset when the row is given to the next worker; `REQUESTS_BASE`
-//! keeps the value at which that worker began. Therefore a total is the plain sum over all rows, includes all dead
-//! workers, and never decreases.
+//! The counters of a row only increase. They are not reset when the row is given to the next worker. `REQUESTS_BASE`
+//! keeps the value of `REQUESTS` at which that worker began. Therefore a total is the plain sum over all rows, includes
+//! all dead workers, and never decreases.
 
 mod in_flight_table;
 
@@ -26,9 +28,9 @@ use std::{
 pub(crate) use self::in_flight_table::{Entry, InFlightRequest, InFlightTable, X_REQUEST_ID};
 use crate::sys::{clock, shm::Mapping};
 
-/// The version of the layout. A new field takes a word that was zero before, and needs no new version: a program that
-/// does not know the field does not touch its word. Between two programs with different versions no upgrade is
-/// possible, because the new program cannot read the scoreboard.
+/// The version of the layout. A new field takes a word that was zero before, and needs no new version, because a
+/// program that does not know the field does not touch its word. An upgrade between two programs with different
+/// versions is not possible, because the new program cannot read the scoreboard.
 const LAYOUT_VERSION: u64 = 1;
 /// The length of a row in words. The header has the same length.
 const ROW_WORDS: usize = 32;
@@ -52,12 +54,13 @@ pub(crate) const DURATION_BOUNDS: [u64; 14] = [
     10_000_000_000,
 ];
 const BUCKETS: usize = DURATION_BOUNDS.len() + 1;
-/// The number of words for the durations of a row: one for each bucket (a bucket does not count the requests of smaller
-/// buckets), and one for the sum of all durations in nanoseconds. Together they fill two cache lines.
+/// The number of words for the durations of a row. There is one word for each bucket (a bucket does not count the
+/// requests of smaller buckets), and one for the sum of all durations in nanoseconds. Together these words fill two
+/// cache lines.
 const DURATION_WORDS: usize = BUCKETS + 1;
 
 /// The time for which a request stays in quarantine after a worker died while the request was in flight, in
-/// milliseconds. The 503 answer names it in Retry-After.
+/// milliseconds. The 503 answer to such a request has this time in Retry-After.
 pub(crate) const QUARANTINE_MS: u64 = 60_000;
 
 /// The indexes of the words of the header.
@@ -79,8 +82,8 @@ mod header {
     /// Four entries of two words: the key of a request, and the end of its quarantine in milliseconds of the monotonic
     /// clock.
     pub(super) const QUARANTINE: std::ops::Range<usize> = 11..19;
-    /// A counter of the requests and connections that were lost with a dead worker or in a queue. The master counts
-    /// them, because no worker can.
+    /// A counter of the requests and connections that no worker could count, because they were lost with a dead worker
+    /// or in a queue.
     pub(super) const CUT: usize = 19;
 }
 
@@ -107,7 +110,7 @@ mod word {
     pub(super) const SHED: usize = 18;
     /// A counter of the connections that this worker accepted from the slots of other workers.
     pub(super) const RESCUED: usize = 19;
-    /// A counter of the requests that were refused before the app got them, or whose answer was replaced.
+    /// A counter of the requests that were refused before the app got them, or whose answer from the app was replaced.
     pub(super) const REFUSED: usize = 20;
     /// 1 while the worker has as many connections as it may have; otherwise 0.
     pub(super) const FULL: usize = 21;
@@ -117,8 +120,8 @@ mod word {
     pub(super) const HANDSHAKES_FAILED: usize = 23;
     /// A counter of the requests whose client left before they were handed to the app.
     pub(super) const ABANDONED: usize = 24;
-    /// What the master has told the worker, as bits of the module `told`. A bit that is set stays set as long as the
-    /// worker lives. Only the master writes this word.
+    /// What the master has told the worker, as bits of the module `told`. A bit that is set stays set until the worker
+    /// ends. Only the master writes this word.
     pub(super) const TOLD: usize = 25;
     /// A counter of the idle connections that were closed to make room for new ones.
     pub(super) const EVICTED: usize = 26;
@@ -151,7 +154,7 @@ pub(crate) struct Totals {
     pub(crate) refused: u64,
     /// Requests whose client left before they were handed to the app.
     pub(crate) abandoned: u64,
-    /// Connections accepted from the slot of a sibling that could not accept them.
+    /// Connections that a worker accepted from the slot of another worker, which could not accept them.
     pub(crate) rescued: u64,
     pub(crate) access_lines_dropped: u64,
     /// TLS handshakes that failed.
@@ -193,8 +196,8 @@ pub(crate) enum AdoptError {
 }
 
 impl Scoreboard {
-    /// Makes an empty scoreboard. The master calls it before the first fork; the uptime of the service counts from this
-    /// call.
+    /// Makes an empty scoreboard. The master calls this before the first fork. The uptime of the service counts from
+    /// this call.
     pub(crate) fn create(rows: u32, rows_max: u32) -> io::Result<Self> {
         let scoreboard = Self::on(Mapping::create(words_of(rows_max as usize))?, rows_max as usize);
         let words = scoreboard.words;
@@ -208,7 +211,7 @@ impl Scoreboard {
     /// Continues the scoreboard of the previous program, with its counts and its start time.
     ///
     /// # Errors
-    /// The scoreboard has another layout than this program knows, or cannot be mapped.
+    /// The scoreboard has a layout that this program does not know, or it cannot be mapped.
     pub(crate) fn adopt(memory: OwnedFd, rows_max: u32) -> Result<Self, AdoptError> {
         let rows_max = rows_max as usize;
         let mut first = [0; size_of::<u64>()];
@@ -222,13 +225,13 @@ impl Scoreboard {
     }
 
     /// Keeps the mapping until the process ends, so that rows can be plain references. Rows that are not used yet cost
-    /// no memory, because no process touches their pages.
+    /// no memory, because no process has touched their pages.
     fn on(mapping: Mapping, rows_max: usize) -> Self {
         let mapping: &'static Mapping = Box::leak(Box::new(mapping));
         Self { mapping, words: &mapping.words()[..words_of(rows_max)], rows_max }
     }
 
-    /// Returns what the next program needs to [`adopt`](Self::adopt) this scoreboard: the scoreboard's memory, and its
+    /// Returns what a new program needs in an upgrade to [`adopt`](Self::adopt) this scoreboard: its memory, and the
     /// largest number of rows.
     pub(crate) fn memory(&self) -> (BorrowedFd<'static>, u32) {
         (self.mapping.as_fd(), self.rows_max as u32)
@@ -254,7 +257,8 @@ impl Scoreboard {
         rows.map(|((words, durations), notes)| Row { words, durations, notes })
     }
 
-    /// Gives a free row to the next worker; `None` if no row is free. The master calls it before it forks the worker.
+    /// Gives a free row to the next worker. The result is `None` if no row is free. The master calls it before it forks
+    /// the worker.
     pub(crate) fn claim(&self, slot: u32, generation: u32, max_requests: u64, now: u64) -> Option<Row> {
         let row = self.rows().find(|row| row.state() == RowState::Free)?;
         let requests = row.get(word::REQUESTS);
@@ -269,7 +273,8 @@ impl Scoreboard {
         Some(row)
     }
 
-    /// Makes a row free again. The master calls it when the worker is reaped or its fork has failed.
+    /// Makes a row free again. The master calls it when it has reaped the worker, or when the fork of the worker has
+    /// failed.
     pub(crate) fn release(&self, row: Row) {
         for gauge in [word::PID, word::IN_FLIGHT, word::CONNECTIONS, word::FULL] {
             row.set(gauge, 0);
@@ -307,9 +312,9 @@ impl Scoreboard {
         }
     }
 
-    /// Puts the request with the key `key` in quarantine: all workers answer it with 503 until the time `until`. Only
-    /// the master calls it. There is room for four requests. A fifth request replaces the one whose quarantine ends
-    /// first.
+    /// Puts the request with the key `key` in quarantine: all workers answer this request with 503 until the time
+    /// `until`. Only the master calls it. There is room for four requests. A fifth request replaces the one whose
+    /// quarantine ends first.
     pub(crate) fn quarantine(&self, key: u64, until: u64) {
         let entries = || header::QUARANTINE.step_by(2);
         let entry = entries().find(|at| self.get(*at) == key).or_else(|| entries().min_by_key(|at| self.get(at + 1)));
@@ -333,7 +338,7 @@ impl Scoreboard {
         self.get(header::MASTER_PID)
     }
 
-    /// Returns the milliseconds since the master started, including the time in which the machine was suspended.
+    /// Returns the milliseconds since the master started. They include the time for which the machine was suspended.
     pub(crate) fn uptime_ms(&self) -> u64 {
         clock::boottime().saturating_sub(self.get(header::STARTED))
     }
@@ -392,8 +397,8 @@ impl Row {
         self.words[word].store(value, Relaxed);
     }
 
-    /// Adds `by` to a word. Each word has only one writer, so a load and a store do the same as `fetch_add`, but
-    /// without the bus lock of `fetch_add`.
+    /// Adds `by` to a word. Each word has only one writer, so a load and a store give the same result as `fetch_add`,
+    /// and they do not lock the bus.
     fn add(&self, word: usize, by: u64) {
         self.set(word, self.get(word).wrapping_add(by));
     }
@@ -404,8 +409,8 @@ impl Row {
 
     // ---- methods that only the master calls ------------------------------------------------------------------------
 
-    /// Tells the worker, by a bit in its row, that the service stops. The worker sees the bit before it reads the
-    /// master's message, so the next answers of the worker already tell clients about the stop.
+    /// Tells the worker that the service stops. The worker sees this before it reads the message of the master. So the
+    /// next answers of the worker already tell clients that the service stops.
     pub(crate) fn tell_stopping(&self) {
         self.set(word::TOLD, self.get(word::TOLD) | told::STOPPING);
     }
@@ -422,8 +427,8 @@ impl Row {
         self.set(word::PID, u64::from(pid));
     }
 
-    /// Returns the table in which this worker notes its requests in flight. Call it only once in a worker, because
-    /// two tables would use the same entries.
+    /// Returns the table in which this worker notes its requests in flight. Call it only once in a worker, because two
+    /// tables would write to the same entries.
     pub(crate) fn in_flight_table(&self) -> InFlightTable {
         InFlightTable::new(self.notes)
     }
@@ -483,7 +488,7 @@ impl Row {
         self.add(word::HANDSHAKES_FAILED, 1);
     }
 
-    /// Counts a request that is handed to the app. Returns how many requests this worker has handed to the app.
+    /// Counts a request that the worker hands to the app. Returns how many requests this worker has handed to the app.
     pub(crate) fn request_begun(&self) -> u64 {
         self.add(word::REQUESTS, 1);
         self.add(word::IN_FLIGHT, 1);
@@ -548,7 +553,8 @@ impl Row {
         self.get(word::DUE)
     }
 
-    /// Returns how many requests this worker has handed to the app, without those of earlier workers in the same row.
+    /// Returns how many requests this worker has handed to the app, without the requests of earlier workers in the same
+    /// row.
     pub(crate) fn requests(&self) -> u64 {
         self.get(word::REQUESTS).wrapping_sub(self.get(word::REQUESTS_BASE))
     }
@@ -581,12 +587,12 @@ impl Row {
         self.get(word::ACCEPTED)
     }
 
-    /// Returns true if the worker is full: it accepts no connection until one of its own ends.
+    /// Returns true if the worker is full. A full worker accepts no connection until one of its connections ends.
     pub(crate) fn full(&self) -> bool {
         self.get(word::FULL) != 0
     }
 
-    /// Returns a number that grows with the work of the worker: with each accepted connection and each begun request.
+    /// Returns a number that increases with each connection that the worker accepts and each request that it begins.
     pub(crate) fn activity(&self) -> u64 {
         self.get(word::ACCEPTED).wrapping_add(self.get(word::REQUESTS))
     }
