@@ -15,9 +15,9 @@ use x509_parser::{
     x509::X509Name,
 };
 
-/// The certificate that a client showed in the TLS handshake. If `tls.client_ca` is set, every request has it as an
-/// extension. That CA has signed the certificate, it was valid when the connection began, and the client has its
-/// private key. Without the feature `tls` no request has the extension.
+/// The certificate that a client showed in the TLS handshake. If `tls.client_ca` is set, every request has this value
+/// as an extension. Then an authority in `tls.client_ca` has signed the certificate, the certificate was valid when the
+/// connection began, and the client has its private key. Without the feature `tls` no request has the extension.
 ///
 /// ```
 /// use axum::{Extension, Router, routing::get};
@@ -48,7 +48,7 @@ impl ClientCertificate {
         Self(Arc::new(Shown { der, subject }))
     }
 
-    /// Returns the subject's distinguished name as RFC 4514 writes it, the most specific part first:
+    /// Returns the subject's distinguished name in the form of RFC 4514, with the most specific part first:
     /// `CN=alice,O=Example`. Commas and other separators in a value are escaped, so that no name can look like another.
     /// Compare the whole name, not a part of it.
     #[must_use]
@@ -56,7 +56,7 @@ impl ClientCertificate {
         &self.0.subject
     }
 
-    /// Returns the whole certificate in DER, for a parser of your own.
+    /// Returns the whole certificate in DER, which the app can pass to a parser of its own.
     #[must_use]
     pub fn der(&self) -> &[u8] {
         &self.0.der
@@ -69,7 +69,7 @@ impl fmt::Debug for ClientCertificate {
     }
 }
 
-/// Writes a distinguished name as RFC 4514, section 2 says.
+/// Formats a distinguished name as RFC 4514, section 2 says.
 #[cfg(feature = "tls")]
 fn name(name: &X509Name<'_>) -> String {
     let mut parts: Vec<_> = name
@@ -90,8 +90,8 @@ fn name(name: &X509Name<'_>) -> String {
     parts.join(",")
 }
 
-/// Escapes a value of a distinguished name as RFC 4514, section 2.4 says. It also escapes control characters, which the
-/// RFC allows, because the text may be written to a log.
+/// Escapes a value of a distinguished name as RFC 4514, section 2.4 says. It also escapes control characters, because
+/// the text may be written to a log. The RFC allows this.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     let last = text.chars().count().saturating_sub(1);

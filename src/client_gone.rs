@@ -1,8 +1,8 @@
 //! Tells the handler of a request that the client has gone.
 //!
-//! Owns: the requests of a connection that are under way, the futures that wait for their end, and the future that an
-//! app gets. Refuses: watching the socket (`worker::connection::end_watch`), and ending a request whose client has
-//! gone. Such a request continues unless the app ends it.
+//! Owns: the list of the requests that are under way on a connection, the flags that tell that a client has gone, and
+//! the future that an app gets. Refuses: watching the socket (`worker::connection::end_watch`), and ending a request
+//! whose client has gone. Such a request continues unless the app ends it.
 //!
 //! A request is identified by the time at which it began. If the app does not ask about the client, a request costs
 //! only a few writes to memory.
@@ -18,12 +18,12 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-/// A future that completes when the client no longer waits for the response. The method
-/// [`ClientInfo::gone`](crate::ClientInfo::gone) returns it.
+/// A future that completes when the client no longer waits for the response. An app gets it from
+/// [`ClientInfo::gone`](crate::ClientInfo::gone).
 ///
 /// The future completes when the client ends its side of the connection (FIN), resets the connection (RST), or resets
-/// the stream of the request (HTTP/2). It also completes when the request is over: when the last byte of the response
-/// is handed to the connection. So a task that waits for this future always ends.
+/// the stream of the request (HTTP/2). It also completes when the request is over, which is when the last byte of the
+/// response is handed to the connection. So a task that waits for this future always ends.
 ///
 /// A client of HTTP/1 may end its side of the connection and still wait for the response, as `nc -N` does. The future
 /// completes in this case too. The worker still sends the response, and the app decides whether the request continues.
@@ -96,14 +96,14 @@ impl fmt::Debug for ClientGone {
     }
 }
 
-/// The requests of one connection, and the futures that wait for their end.
+/// The requests that are under way on one connection, and the futures that wait until these requests or the client end.
 #[derive(Default)]
 pub(crate) struct RequestEnds {
     /// For HTTP/1: the time at which the current request began; 0 while no request is under way.
     current: AtomicU64,
-    /// True once the app has asked about the client of a request of this connection.
+    /// True once the app has asked, for any request of this connection, whether the client has gone.
     asked: AtomicBool,
-    /// The waker of the connection's task, which watches the socket once an app has asked.
+    /// The waker of the connection's task. After the app has asked for the first time, this task watches the socket.
     task: OnceLock<Waker>,
     inner: Mutex<Inner>,
 }
@@ -118,8 +118,8 @@ struct Inner {
 }
 
 impl RequestEnds {
-    /// Notes that a request begins. `begun` is its start in nanoseconds of the monotonic clock, a number that no two
-    /// requests of a thread share.
+    /// Notes that a request begins. `begun` is its start in nanoseconds of the monotonic clock. No two requests of a
+    /// thread have the same `begun`.
     pub(crate) fn begins(&self, begun: u64, http1: bool) {
         if http1 {
             self.current.store(begun, SeqCst);
@@ -130,8 +130,8 @@ impl RequestEnds {
 
     pub(crate) fn ends(&self, begun: u64, http1: bool) {
         if http1 {
-            // The order of the swap and the load matters: if an app asks on another thread at the same time, either
-            // this code sees that the app has asked, or the app sees that the request is over.
+            // The swap must come before the load. If an app asks on another thread at the same time, either this code
+            // sees that the app has asked, or the app sees that the request is over.
             self.current.swap(0, SeqCst);
             if !self.asked.load(SeqCst) {
                 return;
@@ -154,7 +154,8 @@ impl RequestEnds {
         waiting.iter().for_each(|(_, signal)| signal.raise());
     }
 
-    /// Returns true if the app has asked about a client of this connection. Only then does the worker watch the socket.
+    /// Returns true if the app has asked, for any request of this connection, whether the client has gone. Only then
+    /// does the worker watch the socket.
     pub(crate) fn is_asked(&self) -> bool {
         self.asked.load(SeqCst)
     }
@@ -191,8 +192,8 @@ impl fmt::Debug for RequestEnds {
     }
 }
 
-/// Links a [`ClientInfo`](crate::ClientInfo) to its connection and to the start of its request. The default links to no
-/// request.
+/// Connects a [`ClientInfo`](crate::ClientInfo) to its connection and to the start of its request. The default is
+/// connected to no request.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RequestLink(Option<(Arc<RequestEnds>, u64)>);
 

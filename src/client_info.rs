@@ -9,7 +9,8 @@ use http::{HeaderValue, uri::Authority};
 
 use crate::client_gone::{ClientGone, RequestLink};
 
-/// The client of a request, and the scheme and the host that it asked for. Every request has it as an extension.
+/// The client of a request, with the scheme and the host that the client asked for. Every request has this value as an
+/// extension.
 ///
 /// If the other end of the connection is a proxy in `http.forwarded_allow_ips`, the values are those that the proxy
 /// sends: in a PROXY header, then in `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, or else in `Forwarded` (RFC
@@ -28,7 +29,7 @@ use crate::client_gone::{ClientGone, RequestLink};
 /// # let _: Router = Router::new().route("/", get(hello));
 /// ```
 ///
-/// The default value is a client about which nothing is known. It is for unit tests of a service.
+/// The default value describes a client about which nothing is known. It is for unit tests of a service.
 #[derive(Clone, Debug, Default)]
 pub struct ClientInfo {
     pub(crate) peer: Option<SocketAddr>,
@@ -40,8 +41,8 @@ pub struct ClientInfo {
     pub(crate) request: RequestLink,
 }
 
-/// The host that the client asked for. The variant says where the request names the host. `Header` and `Authority`
-/// share the memory of the request, so they copy no text.
+/// The host that the client asked for. The variant says which part of the request names the host. `Header` and
+/// `Authority` share the memory of the request, so they copy no text.
 #[derive(Clone, Debug, Default)]
 pub(crate) enum Host {
     #[default]
@@ -67,9 +68,10 @@ impl ClientInfo {
         (self.tls, self.https) = (true, true);
     }
 
-    /// Returns the client's address: the address of the nearest hop that is not a trusted proxy, or of the farthest hop
-    /// if all are trusted. An IPv4 address stays an IPv4 address, also on a socket that serves IPv4 and IPv6. `None` if
-    /// the client came over a unix socket and no trusted proxy names its address.
+    /// Returns the client's address. On the way from the worker to the client it is the address of the first hop that
+    /// is not a trusted proxy, or of the farthest hop if all are trusted. An IPv4 address stays an IPv4 address, also
+    /// on a socket that serves IPv4 and IPv6. The result is `None` if the client came over a unix socket and no trusted
+    /// proxy names its address.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.address
@@ -89,8 +91,8 @@ impl ClientInfo {
     }
 
     /// Returns the host that the client asked for, with its port if the client named one: `example.org`,
-    /// `[2001:db8::7]:8443`. The client may write anything here: compare it with the hosts that you serve before you
-    /// build links from it.
+    /// `[2001:db8::7]:8443`. The client may write any text here, so compare it with the hosts that you serve before you
+    /// build URLs from it.
     #[must_use]
     pub fn host(&self) -> Option<&str> {
         match &self.host {
@@ -100,8 +102,8 @@ impl ClientInfo {
         }
     }
 
-    /// Returns the address of the other end of this connection: the client itself, or the last proxy. `None` for a unix
-    /// socket.
+    /// Returns the address of the other end of this connection: the client itself, or the last proxy. The result is
+    /// `None` for a unix socket.
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
@@ -113,7 +115,8 @@ impl ClientInfo {
         self.request.gone()
     }
 
-    /// Returns true if this connection itself uses TLS. Before a proxy, the client may have used another scheme.
+    /// Returns true if this connection itself uses TLS. If the connection comes from a proxy, the client may have used
+    /// another scheme to reach that proxy.
     #[must_use]
     pub fn is_tls(&self) -> bool {
         self.tls
@@ -143,8 +146,8 @@ impl ClientInfo {
 
 #[cfg(feature = "test-util")]
 impl ClientInfoBuilder {
-    /// Sets the address of the other end of the connection. It becomes the client's address and port too, as for a
-    /// client without a proxy.
+    /// Sets the address of the other end of the connection. The client's address and port are set to it too, because a
+    /// client without a proxy is itself the other end.
     pub fn peer(mut self, peer: SocketAddr) -> Self {
         self.0.peer = Some(peer);
         self.0.comes_from(Some(peer));

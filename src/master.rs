@@ -1,9 +1,9 @@
-//! The shell of the master, which is a loop: it waits for events, reads them, calls `core.step`, and performs the
-//! actions that this returns.
+//! The shell of the master, which is a loop. It waits for events and reads them, calls `core.step`, and performs the
+//! actions that `core.step` returns.
 //!
 //! Owns: every file descriptor of the master (listeners, channels, signals) and the pids of the children. Refuses:
-//! decisions about workers (`core`); everything that blocks, starts a thread or needs a runtime, because a process that
-//! forks must have one thread and hold no lock.
+//! decisions about workers (`core`), and everything that blocks, starts a thread or needs a runtime, because a process
+//! that forks must have one thread and hold no lock.
 
 mod child;
 mod children;
@@ -63,21 +63,22 @@ use crate::{
     worker::WorkerSeed,
 };
 
-/// How often the master checks whether the certificate of TLS is about to expire. A service may run for months without
-/// a reload, longer than a certificate is valid.
+/// How often the master checks whether the TLS certificate is about to expire. The master must check it itself, because
+/// a service may run without a reload for longer than a certificate is valid.
 const CERTIFICATE_EVERY_MS: u64 = 24 * 60 * 60 * 1_000;
 
 /// How long the master waits before it tries again to write lines that the output of the log had no room for.
 const LINE_EVERY_MS: u64 = 250;
 
-/// How often the master checks whether the file of the control socket still exists: a cleaner of `/tmp` may remove it.
+/// How often the master checks whether the file of the control socket still exists. A program that cleans `/tmp` may
+/// remove it.
 const CONTROL_EVERY_MS: u64 = 10_000;
 
 /// How long a hung worker has to write its stack traces after the dump signal, before the master kills it.
 const DUMP_MS: u64 = 1_000;
 
-/// How a run of the master ends. A `fork` returns in two processes, so the loop of the master also returns in each new
-/// worker.
+/// How a run of the master ends. A `fork` returns in the master and in the new worker, so the loop of the master also
+/// returns in each new worker.
 #[derive(Debug)]
 pub(crate) enum Outcome {
     Stopped,
@@ -129,7 +130,7 @@ struct Shell {
     history: History,
     deaths: Deaths,
     oom_kills: Option<OomKills>,
-    /// Why the most recent worker that did not become ready failed. `None` if there was no such worker.
+    /// Why the most recent worker that did not become ready failed. `None` if no worker has failed before it was ready.
     boot_failure: Option<String>,
     fork_failures: ForkFailures,
 }
@@ -138,7 +139,7 @@ struct Shell {
 pub(crate) enum Origins {
     Nothing,
     /// The master takes over a running service from an older program, at the end of an upgrade. `kept` names the
-    /// settings that keep the values of that service, because only a restart changes them.
+    /// settings that keep the values of that service, because only a restart can change these settings.
     Handover {
         handover: Box<Handover>,
         kept: Vec<&'static str>,
@@ -146,7 +147,7 @@ pub(crate) enum Origins {
 }
 
 /// Binds the addresses, forks the workers and supervises them. Returns in the master when the service has ended, and in
-/// each new worker after its fork.
+/// each new worker directly after its fork.
 pub(crate) fn run(resolved: Resolved, loader: SettingsLoader, origins: Origins) -> Result<Outcome, MasterError> {
     let (shell, actions) = match origins {
         Origins::Nothing => Shell::begin(resolved, loader)?,
@@ -197,8 +198,8 @@ impl Shell {
         let upgrades = Upgrades::new(resolved.start.path());
         let control = ControlServer::open(&Site { socket: &settings.control.socket, name, folder: upgrades.folder() });
         let signals = MasterSignals::install().map_err(MasterError::Signals)?;
-        // The master must be the parent of the processes that a worker leaves behind, so that it can end them. PID 1
-        // always is the parent of such orphans; a master with another pid must ask the kernel for them.
+        // A worker may leave processes behind when it dies. The master must become their parent, so that it can end
+        // them. PID 1 always is the parent of such orphans; a master with another pid must ask the kernel for them.
         if let Err(error) = process::become_subreaper() {
             tracing::warn!(
                 event = "subreaper_refused",
@@ -213,8 +214,8 @@ impl Shell {
         Ok((shell, actions))
     }
 
-    /// Makes a shell with the values of a first start. After an upgrade, the caller then replaces those values that it
-    /// got from the old program.
+    /// Makes a shell with the values of a first start. After an upgrade, the caller then replaces the values that the
+    /// old program has passed on.
     fn assemble(
         core: Master,
         loader: SettingsLoader,
@@ -312,13 +313,13 @@ impl Shell {
         for (signal, times) in self.signals.take() {
             self.handle_signal(signal, times);
         }
-        // The requests are answered only after SIGCHLD was handled, which reaps the dead workers. Otherwise a status
+        // Answer the requests only after the handling of SIGCHLD, which reaps the dead workers. Otherwise a status
         // could show a dead worker as alive.
         let requests = self.control.as_mut().map(|control| control.turn(&ready[ours..], now())).unwrap_or_default();
         for (caller, request) in requests {
             self.handle_request(caller, request);
         }
-        // This may replace the control socket, so it must come after the old socket has used the results of the poll.
+        // This may replace the control socket. So it must come after the old socket has used the results of the poll.
         if self.control_due <= now() {
             self.control_due = now().after(CONTROL_EVERY_MS);
             self.look_after_control();
@@ -425,8 +426,8 @@ impl Shell {
 
     fn reopen_logs(&mut self) {
         let failed = log::reopen();
-        // The master sends the open log files to the workers, because a worker may lack the right to open them. It also
-        // does not need to know their names.
+        // The master sends the open log files to the workers, because a worker may lack the right to open them. A
+        // worker also does not need to know the names of these files.
         for child in &mut self.children {
             let files = [log::file().map(ToWorker::TakeLog), log::access_file().map(ToWorker::TakeAccessLog)];
             files.into_iter().flatten().for_each(|file| child.send(file));
@@ -499,8 +500,8 @@ impl Shell {
         }
         let last_words =
             protocol::ControlResponse { service: Some(identity::service(&self)), ..status::last_words(&self, reason) };
-        // The callers of the control socket are answered last, because they may start the next service as soon as they
-        // are told that this one has stopped.
+        // Answer the callers of the control socket last, because a caller may start the next service as soon as it
+        // knows that this one has stopped.
         if let Some(control) = self.control.take() {
             control.close(&last_words, now());
         }
@@ -526,7 +527,7 @@ fn now() -> Millis {
     Millis(clock::now())
 }
 
-/// Releases the memory of the code that reads the command line and the settings. This code is larger than all other
+/// Releases the memory of the code that reads the command line and the settings. That code is larger than all other
 /// code that the master runs.
 fn release_boot_code() {
     if let Err(error) = memory::let_go_of_code() {
@@ -583,8 +584,8 @@ fn policy(settings: &Settings, loader: &SettingsLoader, room: Room) -> Policy {
 }
 
 fn warn_of_few_files(limit: std::io::Result<u64>, settings: &Settings, listeners: &Listeners) {
-    // The number of files that a worker is assumed to have open beside its connections and listeners: the logs, its
-    // channel, epoll and the files of the app.
+    // The number of files that a worker is assumed to have open in addition to its connections and listeners: the logs,
+    // its channel, epoll and the files of the app.
     const ALLOWANCE: u64 = 64;
     let needed = settings.http.worker_connections + listeners.all().count() as u64 + ALLOWANCE;
     match limit {

@@ -1,7 +1,7 @@
 //! The system calls. All `unsafe` code of the project is in this folder, behind safe types that own what they hold.
 //!
-//! Owns: the calls of Linux that neither std nor a library offers safely. Refuses: decisions, log lines and the notion
-//! of a worker. The folder imports nothing from the rest of the program, and its errors are `io::Error`.
+//! Owns: the system calls of Linux that neither std nor a library offers safely. Refuses: decisions, log lines and the
+//! notion of a worker. The folder imports nothing from the rest of the program, and its errors are `io::Error`.
 #![allow(unsafe_code)]
 
 pub(crate) mod bpf;
@@ -28,7 +28,8 @@ mod alone {
 
     const ALONE: &str = "OXICORN_TEST_ALONE";
 
-    /// Runs `body` in a new process: it starts this test binary again and lets it run only the test called `name`.
+    /// Runs `body` in a new process. To do this, it starts this test binary again and lets it run only the test called
+    /// `name`.
     pub(super) fn run(name: &str, body: impl FnOnce()) {
         if std::env::var_os(ALONE).is_some() {
             return body();

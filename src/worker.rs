@@ -1,6 +1,6 @@
-//! The life of a worker, from its fork to the end of its last connection.
+//! A worker, from its fork to the end of its last connection.
 //!
-//! Owns: the order of the steps in a worker's life. Refuses: anything about other workers (`rescue` watches them).
+//! Owns: the order of the steps of a worker. Refuses: anything about other workers (`rescue` watches them).
 //!
 //! A new worker does not keep the master's actions for signals. It drops its privileges, sets up its signals, builds
 //! the runtime and the app, and then sends the message `Ready`. It accepts its first connection only after the message
@@ -92,24 +92,26 @@ use crate::{
     },
 };
 
-/// How long a client may still read the rest of a half-closed connection after the drain has ended.
+/// How long a client may still read the rest of an answer after the drain has ended, on a connection that the worker
+/// has already half closed.
 const LAST_BYTES: Duration = Duration::from_millis(250);
 
-/// How long before the end of the grace the shutdown hook ends. The master kills the worker at the end of the grace, so
-/// without this time the worker could not log what was cut.
+/// How long before the end of the grace the shutdown hook is ended. The master kills the worker at the end of the
+/// grace. In the time between, the worker logs what was cut.
 const LAST_LINES: Duration = Duration::from_millis(100);
 
-/// The part of the grace that is kept for the end of the drain: at most this long, and at most a quarter of the grace.
+/// The part of the grace that is kept for the steps after the drain has cut the connections. It is at most this long,
+/// and at most a quarter of the grace.
 const RESERVE: Duration = Duration::from_millis(500);
 
-/// The maximum number of lines that are logged of the long text of a [`BootFailure`].
+/// The maximum number of lines that a worker logs of the long text of a [`BootFailure`].
 const DETAILS_MAX: usize = 500;
 
-/// The time, beyond the grace, for which a worker whose loop hangs may live after a SIGTERM. Then SIGALRM ends it.
+/// If the loop of a worker hangs after a SIGTERM, SIGALRM ends the worker this long after the end of the grace.
 const ALARM_SLACK: Duration = Duration::from_secs(5);
 
-/// The environment variables by which a service manager speaks to the master. They are removed in a worker, because the
-/// worker, or a library of the app, would act as if the variables were meant for it.
+/// The environment variables by which a service manager speaks to the master. A worker removes them, because otherwise
+/// the worker, or a library of the app, would act as if the variables were meant for it.
 const FOR_THE_MASTER: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
@@ -133,7 +135,7 @@ pub(crate) struct WorkerSeed {
     pub(crate) hook_panicked: Option<HookPanicked>,
 }
 
-/// Runs the worker until it is told to end. The process must then exit with the returned code.
+/// Runs the worker until it has drained or failed. The process must then exit with the returned code.
 pub(crate) fn run<F, Fut, L, E, B>(seed: WorkerSeed, factory: F) -> ExitCode
 where
     F: FnOnce(WorkerContext) -> Fut + Send + 'static,
@@ -169,8 +171,8 @@ where
         let entered = runtime.enter();
         let term =
             signal(SignalKind::terminate()).map_err(|source| BootError::Act { act: "listen to SIGTERM", source })?;
-        // Unblock the signals only here, where SIGTERM has a listener: a SIGTERM that came earlier was pending and is
-        // delivered now.
+        // Unblock the signals only here, because from now on SIGTERM has a listener. A SIGTERM that came earlier is
+        // still pending, and the kernel delivers it now.
         drop(blocked);
         let grace = resolved.settings.workers.graceful_timeout;
         let master_link = MasterLink::new(&channel, term, master, grace, shared)
@@ -192,15 +194,15 @@ where
             async move { outcome.set(Some(run_app(context, factory, shared, master_link, epoch).await)) }
         });
         let driven = catch_unwind(AssertUnwindSafe(|| app.runtime.drive(driver)));
-        // Count before the tasks are dropped: each dropped request leaves the count.
+        // Count the requests before the tasks are dropped, because each dropped request leaves the count.
         let outcome = outcome.take();
         if outcome.is_none() {
             cut = (row.in_flight(), shared.background.running());
             row.cut(cut.0);
         }
         life.end();
-        // Write the last lines of the access log here, after the tasks were dropped, so that requests that were cut
-        // have lines too.
+        // Write the last lines of the access log only after the tasks were dropped, so that requests that were cut have
+        // lines too.
         if let Some(access) = &shared.access {
             access.finish();
         }
@@ -242,8 +244,8 @@ where
     }
 }
 
-/// Logs the long text of a boot failure line by line. The master receives only the sentence of the failure, because the
-/// channel to the master takes no long text, and a traceback on one line is hard to read.
+/// Logs the long text of a boot failure line by line, because a traceback on one line is hard to read. The master
+/// receives only the sentence of the failure, because the channel to the master takes no long text.
 fn log_boot_failure(slot: u32, details: &str) {
     let (more, pid) = (details.lines().count().saturating_sub(DETAILS_MAX), std::process::id());
     let more = (more > 0).then(|| format!("… and {more} lines more"));
@@ -322,8 +324,8 @@ where
     B: AppBody,
 {
     let (slot, generation) = (context.slot, context.generation);
-    // The factory runs in a task of its own, so that a panic of it is caught and the messages of the master are read
-    // while it runs.
+    // Run the factory in a task of its own. So a panic of the factory is caught, and the worker reads the messages of
+    // the master while the factory runs.
     let mut built = tokio::spawn(async move {
         factory(context).await.map(IntoLifespan::into_lifespan).map_err(|error| BootError::Factory(error.into()))
     });
@@ -354,7 +356,7 @@ where
     acceptors.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
     heartbeat::start(shared, epoch, SiblingWatch::new(slot, shared, service));
     shared.row.serving();
-    // Log this before the master is told, so that the log shows the new worker before the end of the worker that it
+    // Log this before the message to the master. Then the log shows the new worker before the end of the worker that it
     // replaces.
     tracing::info!(event = "worker_serving", slot, pid = std::process::id(), generation, "worker serves");
     shared.send(ToMaster::Accepting);
@@ -424,14 +426,14 @@ where
     Ok(())
 }
 
-/// Runs a shutdown hook. A hook that panics counts as one that has ended: the panic is already in the log, and the
-/// worker has drained as it should.
+/// Runs a shutdown hook. A hook that panics counts as one that has ended, because the panic is already in the log and
+/// the worker has drained.
 async fn run_hook(mut hook: Shutdown) {
     poll_fn(|context| catch_unwind(AssertUnwindSafe(|| hook.as_mut().poll(context))).unwrap_or(Poll::Ready(()))).await;
 }
 
-/// Carries out an order that comes before the worker accepts. Returns true if the worker must end at once, because
-/// there is nothing to drain.
+/// Carries out an order that comes before the worker accepts connections. Returns true if the worker must end at once,
+/// because it has no connection to drain.
 fn leaves_early(order: &Order, shared: &Shared) -> bool {
     match order {
         Order::Go => false,
@@ -448,9 +450,9 @@ fn leaves_early(order: &Order, shared: &Shared) -> bool {
 }
 
 /// Waits until the connections have ended by themselves. Near the end of the grace, it cuts those that are left.
-/// Returns the time at which the grace ends, from which the caller computes how long the shutdown hook may run.
+/// Returns the time at which the grace ends. The caller computes from it how long the shutdown hook may run.
 ///
-/// `last` says whether this is the final stop of the service. It is `None` if a signal asked for the drain and the
+/// `last` says whether this is the final stop of the service. It is `None` if a signal asked for the drain, and the
 /// master has not said yet whether the service stops.
 async fn drain<S: Serve<B>, B: AppBody>(
     acceptors: &mut Acceptors<S>,
@@ -501,8 +503,8 @@ async fn drain<S: Serve<B>, B: AppBody>(
     }
     acceptors.close_now().await;
     shared.begin_end();
-    // The master kills the worker at the end of the grace. If little time is left, half of it is kept for the shutdown
-    // hook.
+    // The master kills the worker at the end of the grace. If little time is left until then, clients get at most half
+    // of it, and the other half is kept for the shutdown hook.
     let left = until.saturating_duration_since(Instant::now());
     let _ = timeout(LAST_BYTES.min(left / 2), shared.emptied()).await;
     until
