@@ -237,12 +237,12 @@ impl App {
         self
     }
 
-    /// Adds a hook that runs in the master, with the master's rights: before the first worker is forked, and again
-    /// before the new workers of each reload and each upgrade. If the hook returns an error or panics at the start, the
-    /// program ends with exit code 3; at a reload or an upgrade, the reload or the upgrade is refused, and the service
-    /// continues as before. The hook must be safe to repeat while the service runs, and must not block the master for
-    /// long. A thread that the hook leaves behind counts as its error, because a process with two threads cannot fork
-    /// a worker.
+    /// Adds a hook that runs in the master, with the master's rights. It runs before the first worker is forked, and
+    /// again before the new workers of each reload and each upgrade. If the hook returns an error or panics at the
+    /// start, the program ends with exit code 3. If that happens at a reload or an upgrade, the reload or the upgrade
+    /// is refused, and the service continues as before. The hook must be safe to repeat while the service runs, and
+    /// must not block the master for long. It counts as an error if the hook leaves a thread behind, because a process
+    /// with two threads cannot fork a worker.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, io, path::Path, process::ExitCode};
@@ -263,10 +263,10 @@ impl App {
         self
     }
 
-    /// Adds a hook to the command `check`, to verify what the program can verify without a worker. The hook is called
-    /// only if the settings are valid. The command prints the lines that the hook returns; if the hook returns an error
-    /// or panics, the command ends with exit code 2. The hook runs in the process of the command, with the rights of
-    /// the operator, and should change nothing.
+    /// Adds a hook to the command `check`, to verify what the program can verify without a worker. The command calls
+    /// the hook only if the settings are valid, and prints the lines that the hook returns. If the hook returns an
+    /// error or panics, the command ends with exit code 2. The hook runs in the process of the command, with the rights
+    /// of the operator, and should change nothing.
     pub fn check<E: Into<BoxError>>(
         mut self,
         hook: impl Fn(&SetupContext<'_>) -> Result<Vec<String>, E> + 'static,
@@ -275,11 +275,11 @@ impl App {
         self
     }
 
-    /// Adds the hook of the command `migrate`, which makes a database ready for the workers. The command runs before a
-    /// release, and the service may be running then. The hook returns one line for each thing that it did. It runs
-    /// in a tokio runtime of its own, after [`prepare`](Self::prepare) and with the rights of a worker, without a
-    /// master or sockets. If it returns an error or panics, the command ends with exit code 5. Deployments start the
-    /// command in several places at once, so the hook should be idempotent.
+    /// Adds the hook of the command `migrate`, which makes a database ready for the workers. Operators run this command
+    /// before a release, and the service may be running then. The hook returns one line for each thing that it did. It
+    /// runs in a tokio runtime of its own, after [`prepare`](Self::prepare) and with the rights of a worker, without a
+    /// master or sockets. If the hook returns an error or panics, the command ends with exit code 5. Deployments start
+    /// the command in several places at once, so the hook should be idempotent.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, io, process::ExitCode};

@@ -1,6 +1,6 @@
-//! Calls of the app's own code where a panic must not end the process: above all its hooks in the master.
+//! Calls code of the app in which a panic must not end the process, above all the app's hooks in the master.
 //!
-//! Owns: the catching of such a panic, and the text that it left. Refuses: what the panic means for the caller, and its
+//! Owns: the catching of such a panic, and the text of the panic. Refuses: what the panic means for the caller, and its
 //! line in the log (`log`).
 
 use std::{
@@ -24,8 +24,8 @@ pub(crate) struct HookPanicked {
     message: String,
 }
 
-/// Calls a hook of the app; `hook` is its name for messages, such as `App::prepare`. What the hook shares with the rest
-/// of the process is the app's own, so the call counts as unwind safe.
+/// Calls a hook of the app. `hook` is its name for messages, such as `App::prepare`. The call counts as unwind safe,
+/// because only the app has values that a panicking hook may leave half changed.
 ///
 /// # Errors
 /// The hook panicked.

@@ -138,9 +138,9 @@ pub(crate) fn catch_up() -> bool {
     lock().as_mut().is_none_or(|log| log.sink.finish() && log.report_dropped())
 }
 
-/// Logs every panic from now on as a line with `message`, or, in a hook of the app, with a message that names the hook.
-/// A thread that is not the one of this call is the app's, and its panics say so. The default handler would write to
-/// stderr, and that write could wait for its reader for ever.
+/// Logs every panic from now on. A panic in a hook of the app gets a message that names the hook. A panic in another
+/// thread than the caller's gets a message that says that the thread is the app's. Every other panic gets `message`.
+/// The default handler would write to stderr, and that write could wait for the reader of stderr for ever.
 pub(crate) fn take_panics(message: &'static str) {
     let own = thread::current().id();
     std::panic::set_hook(Box::new(move |panic| {

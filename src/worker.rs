@@ -131,7 +131,8 @@ pub(crate) struct WorkerSeed {
     pub(crate) resolved: Arc<Resolved>,
     pub(crate) app: Rc<AppInfo>,
     pub(crate) listeners: Listeners,
-    /// The panic of the runtime's hook after the fork. The worker then only reports it.
+    /// The panic of the runtime's hook after the fork, if that hook panicked. The worker then only reports this panic
+    /// to the master.
     pub(crate) hook_panicked: Option<HookPanicked>,
 }
 

@@ -223,8 +223,8 @@ impl App {
     fn succeed(self, handover: Handover, flags: Flags) -> ExitCode {
         let start = handover.start_folder();
         start.enter();
-        // The output of a preflight goes to the master, which reads it. After a takeover a write to stderr could wait
-        // for its reader for ever.
+        // A preflight keeps the default handler of panics, which writes to stderr, because the master reads the output
+        // of the preflight. After a takeover, a write to stderr could wait for a reader for ever.
         if !handover.is_preflight() {
             log::take_panics(MASTER_PANICS);
         }
@@ -324,13 +324,13 @@ pub(super) fn call_prepare(prepare: &Prepare, setup: &SetupContext<'_>) -> Resul
     hook::flat("App::prepare", || prepare(setup))
 }
 
-/// Makes sure, after the hook `prepare`, that this process can fork a worker.
+/// Checks, after a call of the hook `prepare`, that this process can still fork a worker.
 ///
 /// # Errors
 /// The process has more than one thread.
 pub(super) fn one_thread() -> Result<(), String> {
     match fork::lasting_threads() {
-        // Without /proc the first fork says so.
+        // If /proc cannot be read, the fork of the first worker reports that.
         Ok(0 | 1) | Err(_) => Ok(()),
         Ok(threads) => Err(format!(
             "after App::prepare the process has {threads} threads, and a worker can be forked from one only: \

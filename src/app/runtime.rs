@@ -67,15 +67,16 @@ pub trait Runtime: 'static {
         Vec::new()
     }
 
-    /// Runs in the master before each fork of a worker, with signals blocked. If it panics, the fork counts as failed.
+    /// Runs in the master before each fork of a worker, with signals blocked. If this method panics, the fork counts as
+    /// failed.
     fn before_fork(&self) {}
 
-    /// Runs in the master after each fork of a worker, even if the fork failed, with signals blocked. If it panics, the
-    /// log has an error, and the worker lives.
+    /// Runs in the master after each fork of a worker, even if the fork failed, with signals blocked. If this method
+    /// panics, the log has an error, and the worker lives.
     fn after_fork_in_master(&self) {}
 
-    /// Runs in each new worker before anything else, while the worker still has the privileges of the master. If it
-    /// panics, the worker fails to boot.
+    /// Runs in each new worker before anything else, while the worker still has the privileges of the master. If this
+    /// method panics, the worker fails to boot.
     fn after_fork_in_worker(&self) {}
 
     /// Runs the outer loop of the worker. It must return when [`Driver::drive`] has returned
