@@ -98,7 +98,7 @@ struct SocketGroup {
     change: AddressChange,
 }
 
-/// What the last reload does to an address. The reload is not complete yet, and may still fail.
+/// What a reload in progress does to an address. If no reload is in progress, the value is `Kept`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AddressChange {
     /// The address is named before and after the reload.

@@ -1,5 +1,5 @@
-//! `oxicorn config` for a running service: it shows the values that are in effect in the service, and tells which of
-//! them differ from the settings files.
+//! `oxicorn config` for a running service: it shows the values that are in effect in the service. It also tells which
+//! of these values differ from the settings files.
 //!
 //! Owns: asking the service for its values, and comparing them. Refuses: to read settings; `settings` does.
 

@@ -104,8 +104,8 @@ pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
     lines.join("\n")
 }
 
-/// Draws what needs the operator's attention: the empty slots for which the master waits before it starts the next
-/// worker, the request that is suspected of crashing workers, and the requests in quarantine.
+/// Draws what needs the operator's attention: empty slots whose next worker the master has not started yet, a request
+/// that may have crashed workers, and requests in quarantine.
 fn troubles(status: &Status, paint: &dyn Fn(&str, &str) -> String, lines: &mut Vec<String>) {
     let before = lines.len();
     for slot in &status.empty_slots {

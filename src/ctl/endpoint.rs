@@ -54,8 +54,8 @@ impl ControlEndpoint {
     /// path is meant.
     ///
     /// # Errors
-    /// The settings file cannot be read, so it is not known which service is meant; or `socket` is a relative path, and
-    /// the folder from which this path starts is gone.
+    /// The settings file cannot be read, so it is not known which service is meant. Or `socket` is a relative path, and
+    /// the folder that it is resolved against is gone.
     pub(crate) fn find(
         socket: Option<&Path>,
         flags: &Flags,

@@ -243,8 +243,8 @@ fn connect_tcp(host: &str, port: u16, until: u64) -> io::Result<Socket> {
     Err(last)
 }
 
-/// Connects without waiting. The connect to a unix socket succeeds at once unless the accept queue is full, and a wait
-/// for room in the queue could last for ever.
+/// Connects without waiting. If the accept queue of a unix socket is full, a wait for room in the queue could last for
+/// ever. Otherwise the connect succeeds at once.
 fn connect_unix(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;

@@ -36,8 +36,8 @@ pub(super) fn equal(live: &[u32]) -> Vec<Share> {
 /// Gives each slot its tickets: the fewer connections a slot has, the more tickets it gets.
 ///
 /// A slot that has n connections fewer than the fullest slot gets n tickets, and in addition a quarter of the mean
-/// number of connections, at least 1. This addition matters when many connections come at once and the counts are old:
-/// without it all of these connections would go to the slot that was emptiest. If 100 connections come one by one to 8
+/// number of connections, at least 1. This addition matters when many connections come at once and the counts are old.
+/// Without it all of these connections would go to the slot that was emptiest. If 100 connections come one by one to 8
 /// slots, the fullest slot has 1.17 times the mean; with equal chances it would have 1.42 times. If 64 connections come
 /// at once, the fullest slot has 1.15 times the mean; with equal chances it would have 1.19 times.
 pub(super) fn by_room(live: &[u32], connections: impl Fn(u32) -> u64) -> Vec<Share> {
@@ -49,7 +49,7 @@ pub(super) fn by_room(live: &[u32], connections: impl Fn(u32) -> u64) -> Vec<Sha
 }
 
 /// Returns the BPF program that draws a ticket and returns its slot. If `shares` is empty, the program is empty too,
-/// and the kernel refuses it. Every slot in `shares` must have a socket: otherwise the kernel sends the connections for
+/// and the kernel refuses it. Every slot in `shares` must have a socket. Otherwise the kernel sends the connections for
 /// that slot to any slot, even to a slot without a worker.
 pub(super) fn program(shares: &[Share]) -> Vec<Instruction> {
     let instruction = |code, jf, k| Instruction { code, jt: 0, jf, k };

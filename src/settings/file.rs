@@ -273,8 +273,8 @@ impl EnvFile {
     }
 
     /// Returns the variables of this file, overridden by those of the real environment. A real variable that is empty
-    /// does not override one of the file, except if its name begins with `OXICORN_`: there an empty value may mean
-    /// "none".
+    /// does not override a variable of the file. There is one exception: if the name begins with `OXICORN_`, the empty
+    /// value does override, because it may mean "none".
     pub(super) fn beneath(&self, real: &BTreeMap<String, String>) -> BTreeMap<String, (String, Origin)> {
         let mut merged: BTreeMap<String, (String, Origin)> = BTreeMap::new();
         for (line, name, value) in &self.variables {

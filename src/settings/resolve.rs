@@ -41,9 +41,9 @@ pub(crate) fn environment() -> BTreeMap<String, String> {
 pub(crate) enum Purpose {
     /// To serve with the settings. Every problem is reported.
     Serve,
-    /// To show the settings, or to find a running service. The files of `[tls]` are not read for this purpose: the user
-    /// of the command may have no right to read the private key, and a certificate that has expired must not prevent
-    /// the command from finding the service.
+    /// To show the settings, or to find a running service. The files of `[tls]` are not read for this purpose, because
+    /// the user of the command may have no right to read the private key. Also, a certificate that has expired must not
+    /// prevent the command from finding the service.
     Ask,
 }
 

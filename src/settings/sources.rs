@@ -1,7 +1,7 @@
 //! The texts of the files from which settings are read, and a record of these texts.
 //!
-//! Owns: reading whole files, the meaning of a missing file, and the record. A settings file that never existed is a
-//! choice of the operator; a file that is gone or has become empty, or that cannot be seen, is an error. With recorded
+//! Owns: reading whole files, the meaning of a missing file, and the record. If a settings file never existed, that is
+//! a choice of the operator. If a file is gone, has become empty or cannot be seen, that is an error. With recorded
 //! texts the same settings can be made again, even if the files have changed. A failed upgrade needs this. Refuses: to
 //! interpret the texts.
 
@@ -144,8 +144,8 @@ fn explained(path: &Path, error: io::Error) -> io::Error {
     }
 }
 
-/// Returns true if the text is empty, apart from blanks, line ends and a byte order mark: `echo > FILE` writes a line
-/// end, and some editors write a byte order mark.
+/// Returns true if the text is empty, apart from blanks, line ends and a byte order mark. The command `echo > FILE`
+/// writes a line end, and some editors write a byte order mark.
 fn is_blank(text: &str) -> bool {
     text.trim_start_matches('\u{feff}').trim().is_empty()
 }

@@ -13,8 +13,8 @@ pub(crate) use libc::sock_filter as Instruction;
 /// The value is from `linux/socket.h`; the crate libc defines this constant for Android only.
 const SO_ATTACH_REUSEPORT_CBPF: libc::c_int = 51;
 
-/// Attaches `program` to the SO_REUSEPORT group of `fd` and replaces the previous program in one step: a connection
-/// that is made after this call returns is steered by the new program. The call needs no privilege.
+/// Attaches `program` to the SO_REUSEPORT group of `fd` and replaces the previous program in one step. The new program
+/// steers each connection that is made after this call returns. The call needs no privilege.
 ///
 /// # Errors
 /// EINVAL: `fd` is not a SO_REUSEPORT socket, or the kernel's verifier refused the program, for example because it

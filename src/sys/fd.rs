@@ -161,8 +161,8 @@ pub(crate) fn has_left(socket: RawFd) -> bool {
 fn has_left_tcp(info: &libc::tcp_info) -> bool {
     const TCP_CLOSE: u8 = 7;
     const TCP_CLOSE_WAIT: u8 = 8;
-    // If this side sent data later than it received any, such as the answer to an earlier request, the last
-    // acknowledgment may be the answer to that data, and not a part of the FIN.
+    // After the last data came, this side may have sent data of its own, such as the answer to an earlier request. Then
+    // the last acknowledgment may belong to the sent data, and not to the FIN.
     let sent_since = info.tcpi_last_data_sent < info.tcpi_last_data_recv;
     let late = info.tcpi_last_data_recv.saturating_sub(info.tcpi_last_ack_recv) >= GAVE_UP_AFTER;
     info.tcpi_state == TCP_CLOSE || info.tcpi_state == TCP_CLOSE_WAIT && late && !sent_since

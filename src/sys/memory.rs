@@ -34,8 +34,8 @@ fn unwritten(smaps: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Reads one line of `smaps`. Returns `None` if the line does not begin a mapping, `Some(Some(range))` if it begins a
-/// private mapping of a file that is not writable, and `Some(None)` if it begins another mapping.
+/// Reads one line of `smaps`. Returns `None` if the line does not begin a mapping. Returns `Some(Some(range))` if it
+/// begins a private mapping of a file, without the right to write, and `Some(None)` if it begins another mapping.
 fn mapping(line: &str) -> Option<Option<Range<usize>>> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;

@@ -1,8 +1,8 @@
 //! Handles the file of a unix socket, for the listeners and for the control socket.
 //!
 //! Owns: binding the socket with its mode, setting its owner, finding out if a live server answers at a path, and
-//! removing the file if it is still the same one. Refuses: to decide what to do if another process uses the path, and
-//! to change any file but the one that the caller identifies.
+//! removing the file if it was not replaced. Refuses: to decide what to do if another process uses the path, and to
+//! change any file but the one that the caller identifies.
 
 use std::{
     fs, io,
