@@ -54,7 +54,7 @@ pub(crate) struct Listeners {
     groups: Vec<SocketGroup>,
     slots: u32,
     steering: Steering,
-    /// The slots that the last call of [`steer`](Self::steer) chose for new connections. Addresses that are added later
+    /// The slots to which the last call of [`steer`](Self::steer) sends new connections. Addresses that are added later
     /// are steered to the same slots.
     live: Vec<u32>,
     /// The shares of new connections that this program last gave to the slots through the kernel. Empty if this program
@@ -88,8 +88,8 @@ struct SocketGroup {
     /// One socket for each slot, in the order in which listen() was called; or the only socket, which all workers
     /// share.
     sockets: Vec<Socket>,
-    /// Identifies the file that this service made for a unix socket. Another process may have put another file at the
-    /// same path since.
+    /// Identifies the file that this service made for a unix socket. Another process may have put its own file in the
+    /// same place since then.
     file: Option<FileId>,
     /// The owner and mode that this service gave last to the file of a unix socket. The service changes the file again
     /// only if the settings differ from this value. So a change that an operator makes by hand stays until the settings
@@ -98,7 +98,7 @@ struct SocketGroup {
     change: AddressChange,
 }
 
-/// What a reload in progress does to an address. If no reload is in progress, the value is `Kept`.
+/// What the reload that is on trial does to an address. This reload may still fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AddressChange {
     /// The address is named before and after the reload.
@@ -303,14 +303,14 @@ impl Listeners {
         self.close_all(AddressChange::Removed)
     }
 
-    /// Makes the addresses that a reload added permanent, because the reload has succeeded.
+    /// Keeps the addresses that a reload added for good, because the reload has succeeded.
     pub(crate) fn keep_added(&mut self) {
         for group in self.groups.iter_mut().filter(|group| group.change == AddressChange::Added) {
             group.change = AddressChange::Kept;
         }
     }
 
-    /// Returns true if the last [`rebind`](Self::rebind) removes an address.
+    /// Returns true if the last call of [`rebind`](Self::rebind) has marked an address to be removed.
     pub(crate) fn removes(&self) -> bool {
         self.groups.iter().any(|group| group.change == AddressChange::Removed)
     }
@@ -500,8 +500,8 @@ impl SocketGroup {
         }
     }
 
-    /// Returns true if clients that connect to the address still reach these sockets. A client of a unix socket reaches
-    /// them as long as the file at its path is the one that this service made.
+    /// Returns true if clients that connect to the address still reach these sockets. For a unix socket this is true as
+    /// long as the file at the address is the one that this service made.
     fn is_still_there(&self) -> bool {
         match (&self.address, self.file) {
             (Address::Unix(path), Some(ours)) => socket_file::is_still_there(path, ours),

@@ -221,8 +221,8 @@ impl LogOutput {
     }
 }
 
-/// Lets the app's own `tracing` subscriber, if there is one, take the events of this worker from now on. It is called
-/// after the factory, because the factory may install such a subscriber.
+/// Lets the app's own `tracing` subscriber, if there is one, take the events of this worker from now on. The worker
+/// calls this after the factory, because the factory may install such a subscriber.
 pub(crate) fn give_way() {
     if !subscriber::give_way() {
         subscriber::alone(|| {

@@ -117,7 +117,7 @@ struct Shell {
     /// `None` if the control socket is switched off or could not be made. The service works without a control socket.
     control: Option<ControlServer>,
     /// Tells the service manager, such as systemd, when the service is ready or stops. `None` if no service manager
-    /// asked for it.
+    /// asked to be told.
     notify: Option<Notify>,
     started: Millis,
     /// When the certificate of TLS is checked the next time.

@@ -118,7 +118,7 @@ mod word {
     pub(super) const ACCESS_LINES_DROPPED: usize = 22;
     /// A counter of the TLS handshakes that failed.
     pub(super) const HANDSHAKES_FAILED: usize = 23;
-    /// A counter of the requests whose client left before they were handed to the app.
+    /// A counter of the requests that were not handed to the app, because the client had gone before.
     pub(super) const ABANDONED: usize = 24;
     /// What the master has told the worker, as bits of the module `told`. A bit that is set stays set until the worker
     /// ends. Only the master writes this word.
@@ -152,7 +152,7 @@ pub(crate) struct Totals {
     pub(crate) cut: u64,
     pub(crate) shed: u64,
     pub(crate) refused: u64,
-    /// Requests whose client left before they were handed to the app.
+    /// Requests that were not handed to the app, because the client had gone before.
     pub(crate) abandoned: u64,
     /// Connections that a worker accepted from the slot of another worker, which could not accept them.
     pub(crate) rescued: u64,
@@ -160,7 +160,7 @@ pub(crate) struct Totals {
     /// TLS handshakes that failed.
     pub(crate) handshakes_failed: u64,
     pub(crate) evicted: u64,
-    /// The number of requests that ended, in each bucket of duration: see [`DURATION_BOUNDS`].
+    /// The number of ended requests in each bucket of duration: see [`DURATION_BOUNDS`].
     pub(crate) durations: [u64; BUCKETS],
     /// The sum of the durations of all requests that ended, in nanoseconds.
     pub(crate) duration_ns: u64,
@@ -326,7 +326,7 @@ impl Scoreboard {
         self.set(header::QUARANTINED_UNTIL, until.max(self.get(header::QUARANTINED_UNTIL)));
     }
 
-    /// Returns true if this request is in quarantine. While no request is in quarantine, the call costs one load.
+    /// Returns true if this request is in quarantine. While no request is in quarantine, the call only reads one word.
     pub(crate) fn quarantined(&self, now: u64, method: &str, path: &str) -> bool {
         self.get(header::QUARANTINED_UNTIL) > now
             && in_flight_table::key(method.as_bytes(), path.as_bytes()).is_some_and(|key| {
@@ -441,7 +441,8 @@ impl Row {
         self.set_state(RowState::Draining);
     }
 
-    /// Records a heartbeat, and promises the next one until `due`, a time in milliseconds of the monotonic clock.
+    /// Records a heartbeat, and promises that the next one comes by `due`, a time in milliseconds of the monotonic
+    /// clock.
     pub(crate) fn promise_heartbeat(&self, due: u64) {
         self.set(word::DUE, due);
     }
