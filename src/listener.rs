@@ -98,7 +98,7 @@ struct SocketGroup {
     change: AddressChange,
 }
 
-/// What the reload that is on trial does to an address. This reload may still fail.
+/// What a reload in progress does to an address. If no reload is in progress, the value is `Kept`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum AddressChange {
     /// The address is named before and after the reload.
@@ -303,7 +303,7 @@ impl Listeners {
         self.close_all(AddressChange::Removed)
     }
 
-    /// Keeps the addresses that a reload added for good, because the reload has succeeded.
+    /// Makes the added addresses permanent, because the reload that added them has succeeded.
     pub(crate) fn keep_added(&mut self) {
         for group in self.groups.iter_mut().filter(|group| group.change == AddressChange::Added) {
             group.change = AddressChange::Kept;
