@@ -215,8 +215,8 @@ fn streams_end_with_their_http2_connection() {
     assert_eq!(get(supervisor.address(), "/health").status, 200);
     assert_eq!(supervisor.log().count(events::EXITED), 0);
 
-    // The same bytes reach the app of a worker that is awake and crash it. This proves that the bytes are a correct
-    // request.
+    // The same bytes reach the app of a worker that is awake and crash it. The crash proves that the bytes are a
+    // correct request.
     let mut served = TcpStream::connect(supervisor.address()).expect("a connection");
     served.write_all(&ask).expect("sent");
     supervisor.wait_log(events::EXITED, 1, PATIENCE);

@@ -1,6 +1,6 @@
-//! Promise: each request has one complete line in the access log, which a client cannot forge. A line is lost only when
-//! the reader of the log does not read, and lost lines are counted. Each answer has an `X-Request-Id`, and the line can
-//! show this id.
+//! Promise: each request has one complete line in the access log, and no client can forge a line. A line is lost only
+//! when the reader of the log does not read, and lost lines are counted. Each answer has an `X-Request-Id`, and the
+//! line can show this id.
 //!
 //! Needs root, because one test sets `process.user`.
 
@@ -173,8 +173,8 @@ fn a_client_cannot_forge_a_line() {
     assert_eq!(lines(&supervisor, 1), [line]);
 }
 
-/// The request of a client that leaves, and a request that the worker cuts, also have a line. It shows the time that
-/// the request took and the bytes that were sent.
+/// The request of a client that leaves, and a request that the worker cuts, also have a line. This line shows the time
+/// that the request took and the number of bytes that the worker sent.
 #[test]
 fn requests_that_were_cut_have_lines_too() {
     let format = "%(U)s %(s)s %(B)s %(L)s";
@@ -209,8 +209,8 @@ fn requests_that_were_cut_have_lines_too() {
 
     let mut late = open(&supervisor);
     late.send(&request("GET", "/sleep/30000", &[], b"")).expect("sent");
-    // Both workers answer some of these requests. This proves that the worker with the long request has begun it before
-    // the stop comes.
+    // Both workers answer some of these requests, and a worker first begins the requests that came earlier. The worker
+    // with the long request has therefore begun this request before the stop comes.
     (0..20).for_each(|_| drop(get(supervisor.address(), "/pid")));
     supervisor.stop();
     let lines = lines(&supervisor, 24);
@@ -242,7 +242,7 @@ fn canary_slack() -> Duration {
     Duration::from_millis(500)
 }
 
-/// A line that waits to be written must neither keep an idle worker awake nor wake it.
+/// A line that waits to be written must not keep an idle worker awake and must not wake it.
 #[test]
 fn an_access_log_adds_no_wakeups_to_an_idle_worker() {
     let supervisor = launch("%(U)s").set("workers.count", "1").serving(1);
@@ -318,7 +318,7 @@ fn rotation_under_load_loses_no_line() {
     assert_each_once(&files.iter().map(|file| file.as_path()).collect::<Vec<_>>(), tally.ok);
 }
 
-/// Only root may open the log file, so the workers, which run as `nobody`, could not open it themselves.
+/// Only root may open the log file. The workers run as `nobody`, so they could not open the file themselves.
 #[test]
 fn workers_without_rights_write_to_the_file_that_the_master_opened() {
     let launch = launch("%(U)s")

@@ -122,7 +122,7 @@ fn a_second_instance_is_refused_and_the_first_keeps_serving() {
     first.stop();
 }
 
-/// If one of the addresses cannot be bound, none of them is bound.
+/// If the master cannot bind one of the addresses, it binds none of them.
 #[test]
 fn either_all_addresses_are_bound_or_none() {
     let mut first = Launch::new().serving(2);

@@ -232,8 +232,8 @@ fn nginx_keeps_its_connections_after_answers_that_come_before_the_body() {
         }
     });
     let accepted = supervisor.status()["totals"]["connections"].as_u64().expect("a count");
-    // The limit has one connection more than there are clients, because the test itself opened one to check whether the
-    // proxy listens.
+    // The limit has one connection more than there are clients, because the test itself opened a connection to check
+    // whether the proxy listens.
     assert!(accepted <= CLIENTS + 1, "{accepted} connections for {CLIENTS} clients");
     supervisor.stop();
 }

@@ -160,8 +160,8 @@ fn hostile_clients_change_nothing_for_others() {
     eprintln!("slowest status {slowest:?}, slowest health {:?}, machine {stall:?}", tally.max_wait());
     assert!(tally.max_wait() < Duration::from_secs(1) + 4 * stall, "{:?}, machine {stall:?}", tally.max_wait());
     assert!(slowest < Duration::from_secs(2) + 4 * stall, "{slowest:?}, machine {stall:?}");
-    // The master has already dropped all but the last few hostile clients. It drops these once the five seconds that
-    // each of them has are over.
+    // The master has already dropped all but the last few hostile clients. It drops each of the last few when this
+    // client's five seconds are over.
     for mut client in kept {
         client.set_read_timeout(Some(PATIENCE)).expect("a timeout that is not zero");
         let ended = client.read_to_end(&mut Vec::new());

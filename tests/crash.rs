@@ -43,7 +43,7 @@ fn killing_an_idle_worker_costs_no_request() {
             let mut connection = Connection::open(supervisor.address()).expect("a connection");
             match connection.get("/debug/connections") {
                 Ok(answer) => assert_eq!(answer.status, 200),
-                // SIGKILL does not act at once: the killed worker may have accepted this connection before it died.
+                // SIGKILL does not act at once, so the killed worker may have accepted this connection before it died.
                 Err(Failure::ResetBeforeFirstByte | Failure::EofBeforeResponse)
                     if supervisor.worker_pids().len() < 2 => {}
                 Err(failure) => panic!("round {round}: {failure}"),
@@ -69,7 +69,7 @@ fn an_abort_is_named_in_the_log_and_the_slot_is_filled_again() {
     assert_eq!(get(supervisor.address(), "/debug/connections").json()["slot"], 0);
 }
 
-/// The queue of waiting connections belongs to the slot, so it survives when the slot's worker dies.
+/// The queue of waiting connections belongs to the slot, so the queue survives when the slot's worker dies.
 #[test]
 fn the_queue_survives_its_worker() {
     let supervisor = Launch::new().set("workers.count", "1").serving(1);

@@ -143,7 +143,8 @@ fn outage(gone: impl Fn(&mut Mongod), back: impl Fn(&mut Mongod)) {
     supervisor.stop();
 }
 
-/// The disk is mounted in a mount namespace of the service's own. The test fills it from outside.
+/// A shell mounts the disk in a new mount namespace, in which the service then runs. The test fills the disk from
+/// outside.
 #[test]
 fn a_full_disk_fails_writes_and_is_reported_once() {
     let mount = "mkdir data && mount -t tmpfs -o size=2m tmpfs data && exec \"$0\" \"$@\"";

@@ -1,7 +1,7 @@
 //! Promise: each file of deploy/ is accepted by the program that reads it. The files agree with each other and with the
 //! service.
 //!
-//! Needs systemd-analyze, logrotate and strace, and in target/ kubernetes-validate and check-jsonschema.
+//! Needs systemd-analyze, logrotate and strace. Also needs kubernetes-validate and check-jsonschema in target/.
 //! `tests/behind_proxies.rs` runs nginx, and `tests/metrics.rs` tests the rules for Prometheus. Traefik runs in
 //! `tests/clients` and `tests/docker`, which are not part of this suite. Here the files of Traefik are only read as
 //! YAML and compared with each other.
@@ -21,7 +21,7 @@ fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
-/// Runs a program that `make needs` provides, in the folder of the repository.
+/// Runs a program in the folder of the repository. `make needs` provides this program.
 fn run(program: &str, arguments: &[&str]) -> Output {
     let output = Command::new(program).args(arguments).current_dir(root()).output();
     output.unwrap_or_else(|error| panic!("{program} (make needs): {error}"))
@@ -92,7 +92,7 @@ fn systemd_accepts_the_units_and_rates_the_service_as_well_confined() {
     // systemd-analyze only warns about keys that it does not know, so the test requires an empty output.
     assert_eq!((verified.status.code(), text(&verified).as_str()), (Some(0), ""));
 
-    // The threshold is in tenths: 20 allows an exposure of 2.0 on systemd's scale of 10.
+    // The threshold is in tenths. The value 20 allows an exposure of 2.0 on systemd's scale of 10.
     let judged = run("systemd-analyze", &["security", "--offline=true", "--threshold=20", "--no-pager", &service]);
     let judged_text = text(&judged);
     let last = judged_text.lines().rev().find(|line| line.contains("exposure")).unwrap_or_default();
@@ -107,8 +107,8 @@ fn the_units_timeouts_leave_room_for_the_services_own() {
         ["graceful_timeout", "shutdown_delay", "boot_timeout"].map(|key| default_seconds("workers", key));
     assert!(seconds(&unit_key(&unit, "TimeoutStopSec")) > graceful + delay);
     assert!(seconds(&unit_key(&unit, "TimeoutStartSec")) > boot);
-    // After an exit with 2, 3 or 4, a restart would fail in the same way, so systemd must not restart. It looks only at
-    // the exit code of the main process, so no command may run before that process.
+    // After an exit with 2, 3 or 4, a restart would fail in the same way, so systemd must not restart. systemd looks
+    // only at the exit code of the main process, so the unit must not run a command before the main process.
     assert_eq!(unit_key(&unit, "RestartPreventExitStatus"), "2 3 4");
     assert!(!unit.lines().any(|line| line.starts_with("ExecStartPre=")), "systemd would retry it for ever");
     assert_eq!(unit_key(&unit, "Type"), "notify", "systemd 252 knows no other that waits for READY");
@@ -146,7 +146,7 @@ fn root_file(name: &str) -> String {
     root().join(name).display().to_string()
 }
 
-/// Returns the names in one of systemd's groups of system calls, including those of nested groups.
+/// Returns the names of the system calls in one of systemd's groups, including the calls of nested groups.
 fn members(group: &str) -> BTreeSet<String> {
     let listed = run("systemd-analyze", &["syscall-filter", "--no-pager", group]);
     assert!(listed.status.success(), "{}", text(&listed));
@@ -182,8 +182,8 @@ fn the_units_system_call_filter_allows_what_the_program_does() {
 
     assert!(nix::unistd::Uid::effective().is_root(), "only root can become another user: run the tests as root");
     let launch = Launch::new().set("log.access", r#""{dir}/access.log""#);
-    // Runs as a user that owns the folder, as the unit does. If it ran as root, SQLite would change the owners of its
-    // files and make calls that the unit never needs.
+    // The service runs as a user that owns the folder, as it does under the unit. If the service ran as root, SQLite
+    // would change the owners of its files, and would make system calls that the unit never needs.
     let nobody = nix::unistd::Uid::from_raw(65534);
     nix::unistd::chown(&launch.path(""), Some(nobody), None).expect("our own folder");
     let trace = launch.path("trace").display().to_string();
@@ -213,8 +213,8 @@ fn the_units_system_call_filter_allows_what_the_program_does() {
     let sockets = trace.lines().filter_map(|line| line.split_once(" socket(")?.1.split(',').next());
     let asked: BTreeSet<_> = sockets.collect();
     assert!(asked.len() > 1, "{asked:?}");
-    // AF_NETLINK is left out. The C library uses it to ask the kernel for the machine's addresses, and continues
-    // without them if the filter refuses the call.
+    // The test leaves out AF_NETLINK. The C library uses it to ask the kernel for the machine's addresses, and
+    // continues without them if the filter refuses the call.
     let refused =
         asked.iter().filter(|family| !families.split(' ').any(|known| known == **family) && **family != "AF_NETLINK");
     assert_eq!(refused.collect::<Vec<_>>(), [&""; 0], "RestrictAddressFamilies refuses what the program needs");
@@ -333,7 +333,8 @@ fn the_manifests_agree_with_each_other() {
     }
     let target = &scaler["spec"]["scaleTargetRef"];
     assert_eq!((&target["kind"], &target["name"]), (&deployment["kind"], &deployment["metadata"]["name"]));
-    // The manifest must not set a number of replicas: each `apply` would undo the number that the autoscaler chose.
+    // The manifest must not set a number of replicas. If it did, each `apply` would undo the number that the autoscaler
+    // chose.
     assert_eq!(deployment["spec"]["replicas"], Value::Null);
     let [least, kept] = [&scaler["spec"]["minReplicas"], &budget["spec"]["minAvailable"]]
         .map(|number| number.as_u64().expect("a number"));
@@ -385,7 +386,7 @@ fn the_pods_have_what_the_page_promises() {
     let [period, failures] = ["periodSeconds", "failureThreshold"].map(|key| live[key].as_u64().expect("a number"));
     assert!(hung < period * (failures - 1), "a hung worker is replaced before the pod is given up");
 
-    // Uses the settings of the manifest, with the changes that a test needs.
+    // The test uses the settings of the manifest, with other addresses and another log format.
     let own = settings.replace("0.0.0.0:8000", "127.0.0.1:0");
     let launch =
         Launch::new().raw(&own).env("OXICORN_CONTROL__SOCKET", "{dir}/control.sock").env("OXICORN_LOG__FORMAT", "text");

@@ -152,7 +152,7 @@ fn every_exit_code_and_every_end_of_a_worker_is_in_the_reference() {
     let page = read("docs/reference/exit-codes.md");
     let told: BTreeSet<_> = rows(section(&page, "Of the master")).map(|cells| cells[0].to_owned()).collect();
     assert_same(&codes, &told, "docs/reference/exit-codes.md");
-    // These words occur in the reasons of a worker's end, as the tests of src/master/exits.rs show them.
+    // These words occur in the reasons for a worker's end. The tests in src/master/exits.rs contain the same words.
     let exits = read("src/master/exits.rs");
     let workers = read("docs/reference/worker-exit-reasons.md");
     for words in

@@ -120,7 +120,7 @@ fn an_answer_that_ends_during_the_drain_starts_drain_idle_again() {
     supervisor.signal(Signal::SIGHUP);
     supervisor.wait_log(events::DRAINING, 1, PATIENCE);
     observe_for(Duration::from_secs(1));
-    // Most of the answer is still unwritten at this moment.
+    // The worker has not yet written most of the answer at this moment.
     let begun = now();
     let rest = connection.read(body.len()).expect("nearly all");
     assert!(!String::from_utf8_lossy(&rest[..1_000]).to_ascii_lowercase().contains("connection: close"));

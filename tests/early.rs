@@ -55,8 +55,8 @@ impl Sent {
     }
 }
 
-/// Returns how many answers to try for each kind of answer and body: 100, or the number in the variable
-/// `EARLY_ANSWERS`.
+/// Returns how many answers to try for each kind of answer and body. This is the number in the environment variable
+/// `EARLY_ANSWERS`, or 100 without this variable.
 pub(crate) fn times() -> usize {
     std::env::var("EARLY_ANSWERS").ok().and_then(|times| times.parse().ok()).unwrap_or(100)
 }
@@ -157,7 +157,7 @@ fn a_large_or_unknown_rest_of_a_body_is_not_read() {
     }
 }
 
-/// The whole body has already arrived, so the worker need not read more from the client and keeps the connection.
+/// The whole body has already arrived. The worker therefore need not read more of it and keeps the connection.
 #[test]
 fn a_small_chunked_body_costs_no_connection() {
     let supervisor = Launch::misbehave().serving(2);
@@ -236,8 +236,8 @@ fn keep_alive_counts_from_the_end_of_the_rest() {
     assert!(idle.elapsed() > Duration::from_millis(600), "{:?}", idle.elapsed());
 }
 
-/// The request is answered already, so a drain must not take longer because the worker still reads the rest of the
-/// body.
+/// The client already has its answer. A drain must therefore not take longer because the worker still reads the rest of
+/// the body.
 #[test]
 fn a_drain_ends_with_its_grace_whatever_is_still_unread() {
     let supervisor = Launch::misbehave().set("workers.graceful_timeout", r#""2s""#).serving(2);

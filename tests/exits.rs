@@ -11,8 +11,8 @@ fn one_worker() -> Launch {
     Launch::new().set("workers.count", "1")
 }
 
-/// Returns the reason in the log line of the first worker that ended. Asserts that the log does not blame a lack of
-/// memory, because only a kill by the kernel itself may be blamed on it.
+/// Returns the reason in the log line of the first worker that ended. Asserts that the log does not name a lack of
+/// memory as the reason, because it may name this reason only after a kill by the kernel itself.
 #[track_caller]
 fn first_end(supervisor: &Supervisor, pid: u32) -> String {
     let line = supervisor.wait_log(events::EXITED, 1, PATIENCE).swap_remove(0);

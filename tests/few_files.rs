@@ -1,6 +1,6 @@
-//! Promise: a worker that runs out of file descriptors closes idle connections to make room for new ones. If it has no
-//! idle connection, it still serves its open connections, does not spin and is not killed. It accepts again once it has
-//! free descriptors.
+//! Promise: a worker that runs out of file descriptors closes idle connections to make room for new connections. If it
+//! has no idle connection, it still serves its open connections, does not spin and is not killed. It accepts again once
+//! it has free descriptors.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Promise: a missing file or folder never changes a setting silently and never stops a service. Each row of the table
-//! in docs/operations/files-and-folders.md is tested here.
+//! Promise: a missing file or folder never changes a setting silently and never stops a service. This file tests each
+//! row of the table in docs/operations/files-and-folders.md.
 //!
 //! Needs root, to become a user without rights and to mount a small disk.
 
@@ -55,7 +55,7 @@ fn replace_link(link: &Path, to: &Path) {
 }
 
 /// Without its settings file the service would accept writes without a token, move to another port and make an empty
-/// database. So reload and upgrade must refuse when the file is missing.
+/// database. The master must therefore refuse a reload and an upgrade when the file is missing.
 #[test]
 fn a_settings_file_that_disappears_is_required_by_reload_and_upgrade() {
     let mut supervisor = Launch::new().set("service.bearer_token", r#""s3cret""#).serving(2);
@@ -70,7 +70,7 @@ fn a_settings_file_that_disappears_is_required_by_reload_and_upgrade() {
         fs::create_dir(&file).expect("a folder in our own");
         refused(&supervisor, "supervisor.toml cannot be read: Is a directory");
         fs::remove_dir(&file).expect("our own folder");
-        // A full disk leaves such an empty file behind, and so do `echo > FILE` and some editors.
+        // A full disk leaves an empty file behind. `echo > FILE` and some editors do the same.
         for emptied in ["", "\n", " \n\t\r\n", "\u{feff}"] {
             write(&file, emptied);
             refused(&supervisor, "it is empty now");
@@ -81,7 +81,8 @@ fn a_settings_file_that_disappears_is_required_by_reload_and_upgrade() {
         // Puts the file back by a rename, as editors do.
         fs::rename(&away, &file).expect("our own file");
         assert_eq!(post(&supervisor), 401, "round {round}");
-        // An upgrade starts a new program, which requires the settings file too. The next round tests it.
+        // An upgrade starts a new program, and this program requires the settings file too. The next round of the loop
+        // tests the new program.
         assert_told_all(&supervisor.ctl_by_socket(&[if round == 0 { "upgrade" } else { "reload" }]), 0, &["serves"]);
     }
     supervisor.stop();
@@ -114,8 +115,8 @@ fn settings_that_cannot_be_looked_at_refuse_the_start() {
             let spoil = spoil.replace("{file}", &file.display().to_string());
             let spoil = spoil.replace("{dir}", &dir.display().to_string());
             let become_nobody = if as_nobody { nobody } else { "" };
-            // The settings are written just before the command runs. The wrapper then spoils the file and runs the
-            // program.
+            // `Launch` writes the settings file just before the command runs. The wrapper then spoils the file and runs
+            // the program.
             let wrapper = format!("{spoil}; exec {become_nobody} \"$0\" \"$@\"");
             let output = launch.through(&["sh", "-c", &wrapper]).arg(command).run();
             assert_eq!(output.status.code(), Some(2), "{command}, {spoil}: {}", text(&output));
@@ -374,8 +375,8 @@ fn rights_given_by_hand_stay_until_the_settings_change() {
     supervisor.stop();
 }
 
-/// The number in a pid file proves nothing: any process may have it, and in a container a process with this number is
-/// always alive.
+/// The number in a pid file proves nothing. Any process may have this number, and in a container a process with this
+/// number is always alive.
 #[test]
 fn only_a_living_master_holds_a_pid_file() {
     // Finds the id of a second thread of this process. This id exists but is not the id of a process.

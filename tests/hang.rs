@@ -1,5 +1,5 @@
 //! Promise: the master finds a worker whose loop stands still, kills it and replaces it, while the other workers serve.
-//! The log distinguishes this from a crash.
+//! The log distinguishes a hang from a crash.
 
 use std::time::Duration;
 

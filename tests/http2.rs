@@ -15,7 +15,7 @@ use tokio::{net::TcpStream as Tcp, runtime::Runtime, task::JoinHandle, time::tim
 struct Client {
     runtime: Runtime,
     send: SendRequest<Bytes>,
-    /// The task that runs the connection. It completes when the connection ends.
+    /// The task that runs the connection. The task completes when the connection ends.
     end: JoinHandle<Result<(), h2::Error>>,
 }
 
@@ -39,7 +39,8 @@ impl Client {
             send.send_request(request, body.is_none()).expect("a stream")
         });
         if let Some(body) = body {
-            // If this fails, the answer came before the body was sent. The test reads the answer either way.
+            // If this fails, the answer came before the client had sent the body. The test reads the answer in both
+            // cases.
             let _ = stream.send_data(body, true);
         }
         self.runtime.spawn(async move {
@@ -145,7 +146,8 @@ fn http2_requests_are_refused_like_those_of_http1() {
         assert!(error["error"].is_string() && error["type"].is_string(), "{error}");
     }
     assert_eq!(client.get("/health").status(), 200, "the connection continues");
-    // Two requests reached the app: `/health`, and the one whose body became too long only while the app read it.
+    // Two requests reached the app. One is `/health`. The other is the request whose body became too long only while
+    // the app read the body.
     assert_eq!((supervisor.total("refused"), supervisor.total("requests")), (refusals, 2));
 }
 
@@ -162,7 +164,7 @@ fn an_answer_to_head_has_the_length_of_a_body_and_no_body() {
             let whole = client.get(path).body().len();
             assert!(whole > 0, "{path}");
             let told: usize = answer.headers()["content-length"].to_str().expect("text").parse().expect("a number");
-            // The metrics page is left out, because its length differs at each request.
+            // The test does not compare the metrics page, because the length of this page differs at each request.
             assert!(told == whole || path == "/metrics", "{path}: {told} of {whole}");
         }
     };
@@ -185,7 +187,7 @@ fn an_early_answer_is_followed_by_a_reset_without_error() {
             let reason = client.runtime.block_on(async {
                 let mut send = client.send.clone().ready().await.expect("room");
                 let (response, mut stream) = send.send_request(post(path), false).expect("a stream");
-                // If this fails, the reset has come before the body was sent.
+                // If this fails, the reset has come before the client had sent the body.
                 let _ = stream.send_data(vec![b'a'; sent].into(), false);
                 let mut body = timeout(PATIENCE, response).await.expect("in time").expect("an answer");
                 assert_eq!(body.status(), status, "{path}, {sent} bytes");
@@ -237,7 +239,7 @@ fn a_client_that_never_opens_its_window_is_dropped() {
         let mut send = client.send.clone().ready().await.expect("room");
         let (response, _) = send.send_request(get("/endless"), true).expect("a stream");
         let mut body = response.await.expect("an answer").into_body();
-        // The client reads the data but never releases it, so its window is never opened again.
+        // The client reads the data but never releases the bytes, so the flow-control window stays closed.
         while let Ok(Some(Ok(_))) = timeout(PATIENCE, body.data()).await {}
     });
     eventually("the connection is dropped", PATIENCE, || {
@@ -275,7 +277,7 @@ fn a_drain_loses_no_stream() {
 #[test]
 #[expect(clippy::disallowed_methods, reason = "the ban is the master's; each client is a thread")]
 fn reloads_under_load_lose_no_stream() {
-    // The clients are never idle, so a short `drain_idle` cuts none of them.
+    // The clients are never idle, so even a short `drain_idle` cuts no connection.
     let supervisor = Launch::new().set("workers.drain_idle", r#""100ms""#).serving(2);
     let address = supervisor.address();
     let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));

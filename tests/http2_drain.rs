@@ -72,8 +72,8 @@ impl Client {
         self.stream.write_all(&frame).expect("sent");
     }
 
-    /// Sends the HEADERS of a request. They use only the static table and literals without an index, so the client
-    /// needs no HPACK state.
+    /// Sends the HEADERS of a request. The HEADERS use only the static table and literals without an index, so the
+    /// client needs no HPACK state.
     fn begin(&mut self, stream: u32, path: &str, with_body: bool) {
         let method = if with_body { 0x83 } else { 0x82 };
         let literal = |index: u8, value: &str| [&[index, value.len() as u8], value.as_bytes()].concat();
@@ -112,7 +112,7 @@ impl Client {
     }
 
     /// Reads to the end of the connection. Returns the kind and stream of each frame after the first `from`, without
-    /// acknowledgements of SETTINGS. For a GOAWAY, the stream is the last one that it names.
+    /// acknowledgements of SETTINGS. For a GOAWAY, the stream is the last stream that the GOAWAY names.
     fn rest(&mut self, from: usize) -> Vec<(u8, u32)> {
         while self.next().is_some() {}
         let told = |frame: &Frame| if frame.kind == GOAWAY { frame.number(0) } else { frame.stream };
@@ -136,7 +136,7 @@ fn in_flight(supervisor: &Supervisor, count: u64) {
     });
 }
 
-/// Begins a drain with `signal`, waits until the worker has begun it, and returns that moment.
+/// Sends `signal`, waits until the worker has begun to drain, and returns the time after this wait.
 fn drain(supervisor: &Supervisor, signal: Signal) -> Instant {
     supervisor.signal(signal);
     supervisor.wait_log(events::DRAINING, 1, PATIENCE);
@@ -342,8 +342,8 @@ fn silent_clients_hold_a_reload_and_a_stop_for_seven_seconds_at_most() {
     }
 }
 
-/// This client finds the GOAWAY only when it sends its next request. Its late bytes must not cause a reset that
-/// destroys the GOAWAY.
+/// This client reads the GOAWAY only when it sends its next request. The bytes of this late request must not cause a
+/// reset that destroys the GOAWAY.
 #[test]
 fn bytes_that_a_client_sends_after_the_end_do_not_destroy_the_goaway() {
     let supervisor = launch().serving(1);
@@ -386,7 +386,7 @@ fn a_stream_that_the_client_does_not_read_is_reset_and_the_other_streams_continu
         }
     }
     assert_eq!(cut, Some((1, CANCEL)));
-    // The app learns of the reset too: its request is no longer in flight.
+    // The app learns of the reset too, so the request of the reset stream is no longer in flight.
     in_flight(&supervisor, 1);
     assert_eq!(supervisor.log().count("client_stalled"), 1);
     client.widen(3, 100_000);

@@ -1,5 +1,5 @@
-//! Promise: an HTTP/1.0 client that asks for keep-alive gets it. In the last answer before the connection ends, the
-//! header `Connection: close` occurs exactly once.
+//! Promise: an HTTP/1.0 client that asks for keep-alive gets a connection that stays open. In the last answer before
+//! the connection ends, the header `Connection: close` occurs exactly once.
 
 use std::process::Command;
 

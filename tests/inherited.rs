@@ -1,5 +1,5 @@
-//! Promise: what the process keeps from a previous program when that program becomes oxicorn by exec does not harm the
-//! service.
+//! Promise: a program that becomes oxicorn by exec leaves signals, children and limits behind in its process. They do
+//! not harm the service.
 
 use std::time::Duration;
 
@@ -89,7 +89,8 @@ fn children_of_the_previous_program_do_no_harm() {
     supervisor.stop();
 }
 
-/// When the log file has reached the limit, it cannot grow and its lines are lost, but no process ends because of it.
+/// When the log file has reached the size limit, the file cannot grow and further lines are lost. No process must end
+/// for this reason.
 #[test]
 fn a_file_size_limit_costs_lines_and_no_worker() {
     let launch = Launch::new().through(&["sh", "-c", r#"ulimit -f 8192; exec "$@""#, "sh"]);

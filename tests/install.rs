@@ -1,8 +1,8 @@
 //! Promise: `make install` and the commands of docs/guides/systemd.md install a service that runs and needs no other
 //! file. The completions and the manual page know every command. The Debian package holds what `make install` installs.
 //!
-//! The test plays systemd: it runs the unit's own commands in new namespaces. It needs root, and systemd's own sysusers
-//! and tmpfiles.
+//! The test plays systemd, because it runs the unit's own commands in new namespaces. It needs root, and the programs
+//! systemd-sysusers and systemd-tmpfiles.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -344,7 +344,7 @@ fn the_documented_commands_lead_to_a_service_that_serves() {
     let check = check.replacen("oxicorn", "/usr/local/bin/oxicorn", 1);
     let sound = root.run(&check, &environment);
     assert!(sound.status.success() && text(&sound).contains("would succeed"), "{}", text(&sound));
-    // Without a folder for state the service cannot start. `check --deep` finds this fault, and a check of the settings
+    // Without its state folder the service cannot start. `check --deep` finds this fault, and a check of the settings
     // alone does not find it.
     let mut poorer = environment.clone();
     poorer.remove("STATE_DIRECTORY");

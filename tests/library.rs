@@ -1,7 +1,8 @@
-//! Promise: the library can be built on. It brings few crates, and it resolves beside the databases that services use.
+//! Promise: the library can be built on. It brings few crates. Cargo can resolve its dependencies together with the
+//! database crates that services use.
 //!
-//! Owns: what cargo finds out about the library without compiling. Refuses: the behaviour of a service built on it
-//! (`user_service`, `examples`). Needs the crates' registry, as `cargo build` in a fresh clone does.
+//! Owns: what cargo finds out about the library without compiling. Refuses: the behaviour of a service that is built on
+//! the library (`user_service`, `examples`). Needs the crates' registry, as `cargo build` in a fresh clone does.
 
 use std::{
     collections::BTreeSet,

@@ -23,7 +23,7 @@ fn launch() -> Launch {
     Launch::new().set("http.metrics_path", r#""/metrics""#)
 }
 
-/// The samples of the metrics page: each name with its labels, and its value.
+/// The samples of the metrics page. Maps the name of each sample, with its labels, to the value.
 struct Page(BTreeMap<String, f64>);
 
 impl Page {
@@ -288,7 +288,8 @@ print(json.dumps({
 fn fed(command: &mut Command, input: &[u8]) -> Output {
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut child = child.unwrap_or_else(|error| panic!("{command:?}: {error}"));
-    // If this fails, the program ended early and broke the pipe. Its own output, which is returned, says why.
+    // If this fails, the program ended early and broke the pipe. The program's output, which this function returns,
+    // says why.
     let _ = child.stdin.take().expect("a pipe").write_all(input);
     child.wait_with_output().expect("our own child can be waited for")
 }

@@ -240,8 +240,8 @@ fn every_answer_carries_the_security_headers() {
     }
 }
 
-/// The field `type` of an error can have several values. The reference page and the document must each list all of
-/// them.
+/// The field `type` of an error can have several values. The reference page and the document must each list all these
+/// values.
 #[test]
 fn the_reference_lists_every_type_of_error() {
     let supervisor = Launch::new().serving(2);

@@ -96,8 +96,8 @@ fn a_proxy_at_another_address_is_not_trusted() {
         let peer: SocketAddr = seen["peer"].as_str().and_then(|peer| peer.parse().ok()).expect("a peer");
         assert_client(&seen, source, Some(peer.port()));
     }
-    // The proxy 127.8.4.2 is in a trusted network. It says that its request came from 127.0.0.1. The address 127.0.0.1
-    // is not trusted, so it counts as the client. What it says about other addresses does not count.
+    // The proxy 127.8.4.2 is in a trusted network. This proxy says that its request came from 127.0.0.1. The address
+    // 127.0.0.1 is not trusted, so it counts as the client. What it says about other addresses does not count.
     assert_client(&told(&supervisor, "127.8.4.2", b"", CHAIN), "127.0.0.1", None);
 }
 

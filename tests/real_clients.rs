@@ -155,7 +155,8 @@ fn httpx_over_http2_loses_nothing_to_drains_and_idle_ends() {
             drained += 2;
             supervisor.wait_log("worker_draining", drained, PATIENCE);
         }
-        // After this pause, the GOAWAY of the drain, or of the end of `http.keep_alive`, has reached the client.
+        // After this pause, a GOAWAY has reached the client. The reason for the GOAWAY is the drain, or the end of
+        // `http.keep_alive`.
         observe_for(Duration::from_millis(600));
         ask.write_all(b"\n").expect("told");
     }

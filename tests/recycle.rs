@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use crate::common::{Connection, Launch, Load, Log, Mode, PATIENCE, events, eventually, field, get};
 
 /// Replays the log. Asserts that, once `count` workers had served, never fewer than `count` workers served. Also
-/// asserts that never more than `count` and a quarter of it served, where the quarter counts as at least one.
+/// asserts that never more than `count + max(count / 4, 1)` workers served.
 #[track_caller]
 fn assert_serving_stays_within(log: &Log, count: usize) {
     let most = count + (count / 4).max(1);

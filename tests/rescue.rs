@@ -18,8 +18,8 @@ fn debugging(launch: Launch) -> Launch {
     launch.set("log.level", r#""debug""#).set("workers.count", "4")
 }
 
-/// Opens `count` connections, one after each period `every`, without waiting for the answers on earlier connections.
-/// Returns the longest wait for an answer, counted from connect().
+/// Opens `count` connections, one in each period of length `every`, and does not wait for the answers on earlier
+/// connections. Returns the longest wait for an answer, counted from connect().
 fn arrivals(address: SocketAddr, count: u32, every: Duration) -> Duration {
     let begin = now();
     let ask = |at: Duration| -> Result<Duration, Failure> {
@@ -109,7 +109,7 @@ fn a_handler_that_blocks_an_idle_worker_delays_no_new_client() {
     assert!(wait < IDLE_WAIT, "a client waited {wait:?}: {waits:?}");
 }
 
-/// Returns the slots to which new connections go, as the log last reported them.
+/// Returns the slots to which new connections go, according to the last such report in the log.
 fn steered(supervisor: &Supervisor) -> Option<String> {
     let log = supervisor.log();
     let line = log.lines_of("steering_changed").last()?;

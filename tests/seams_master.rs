@@ -123,10 +123,11 @@ fn an_upgrade_executes_the_command_of_the_runtime_and_a_failed_one_the_command_b
     supervisor.stop();
 }
 
-/// The words that a panic of the master itself would leave in the log.
+/// The words that the log contains if the master's own code has panicked.
 const OWN_PANIC: &str = "a bug in oxicorn";
 
-/// Returns the launch of the example program, its notes, and the file that names the hooks with a fault.
+/// Returns the launch of the example program, the file with its notes, and the file that names the hooks which must
+/// fail.
 fn faulty(faults: &str) -> (Launch, PathBuf, PathBuf) {
     let (launch, notes) = seams();
     let path = launch.path("faults");
@@ -183,7 +184,8 @@ fn a_hook_that_panics_in_a_running_master_costs_what_it_was_called_for_and_no_mo
 
     fs::write(&faults, "before_fork").expect("our own folder");
     supervisor.signal_worker(worker[0], Signal::SIGKILL);
-    // One failed fork is in the log already, that of the reload.
+    // The notes already contain earlier calls of `before_fork`, for example from the failed reload. The test waits for
+    // later calls.
     let failed = || count("before fork");
     let before = failed();
     eventually("the slot is tried again", PATIENCE, || (failed() > before + 1).then_some(()));
@@ -215,7 +217,7 @@ fn a_prepare_that_leaves_a_thread_is_named_and_an_upgrade_helps() {
     supervisor.signal_worker(worker, Signal::SIGKILL);
     let failed = supervisor.wait_log("fork_failed", 1, PATIENCE);
     assert!(failed[0].contains("2 threads") && failed[0].contains("App::prepare"), "{failed:?}");
-    // Without workers the slot is tried ten times a second.
+    // Without workers, the master tries to fill the slot ten times a second.
     std::thread::sleep(std::time::Duration::from_secs(2));
     let log = supervisor.log();
     assert_eq!([log.count("fork_failed"), log.count(events::BACKOFF)], [1, 0], "{}", log.0);

@@ -1,6 +1,6 @@
-//! Promise: a runtime for another language than Rust gets from the worker what it needs. It can run its own outer loop,
-//! learn when clients leave, and work on after a response. It can fail a boot with a long text, and it has a shutdown
-//! hook with a time limit of its own.
+//! Promise: a runtime for another language than Rust gets from the worker what it needs. The runtime can run its own
+//! outer loop, learn when clients leave, and work on after a response. It can fail a boot with a long text, and it has
+//! a shutdown hook with a time limit of its own.
 
 use std::{
     fs,
@@ -163,7 +163,7 @@ fn the_reason_of_a_failed_boot_cannot_control_the_terminal() {
     supervisor.stop();
 }
 
-/// Sends a request, waits until the app has it, and then ends the client's connection by `end`.
+/// Sends a request, waits until the app has the request, and then calls `end` to end the client's connection.
 fn leave(address: SocketAddr, name: &str, end: impl FnOnce(&TcpStream)) -> TcpStream {
     let mut stream = TcpStream::connect(address).expect("a connection");
     stream.write_all(&request("GET", &format!("/watch/{name}/1500"), &[], b"")).expect("sent");

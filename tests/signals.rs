@@ -121,8 +121,8 @@ fn a_storm_of_signals_kills_no_worker_and_a_term_ends_it() {
     supervisor.signal(Signal::SIGTERM);
     assert_eq!(supervisor.wait_exit(PATIENCE), 0);
     let (took, stall) = (asked.elapsed(), canary.longest());
-    // The limit of five seconds is the sum of the grace (3 s), one second for the last accepts, and the time of an
-    // exec.
+    // The limit of five seconds is the sum of the grace (3 s), one second for the last accepts, and the time that an
+    // exec takes.
     assert!(took < Duration::from_secs(5) + 4 * stall, "{took:?}, machine {stall:?}");
     assert_eq!(supervisor.leftovers(), []);
     let log = supervisor.log();

@@ -17,8 +17,8 @@ fn launch(key: &str, limit: &str) -> Launch {
     hour.set(&format!("http.{key}"), limit)
 }
 
-/// Waits for the end of the connection and returns the bytes before it. Asserts that the end does not come before
-/// `limit`, and comes at most a second later. If the machine stalls, the test allows more time.
+/// Waits for the end of the connection and returns the bytes that came before the end. Asserts that the end does not
+/// come before `limit`, and comes at most a second later. If the machine stalls, the test allows more time.
 #[track_caller]
 fn ends_after(connection: &mut Connection, limit: Duration) -> Vec<u8> {
     let (canary, begun) = (Canary::start(), now());
@@ -63,7 +63,8 @@ fn a_head_that_drips_gets_no_more_time_than_one_that_stands_still() {
     let begun = now();
     let head = format!("GET /health HTTP/1.1\r\nX: {}", "a".repeat(4_000));
     let answer = head.bytes().find_map(|byte| {
-        // If this fails, the worker has closed the connection. The answer that it sent before can still be read.
+        // If this fails, the worker has closed the connection. The client can still read the answer that the worker
+        // sent before the close.
         let _ = connection.send(&[byte]);
         match connection.read(12) {
             Err(Failure::Timeout) => None,

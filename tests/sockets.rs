@@ -29,7 +29,7 @@ fn a_unix_socket_belongs_to_its_owner_and_changes_hands_with_a_reload() {
     assert_eq!(rights(&path), (uid, gid, 0o600));
     let inode = fs::metadata(&path).expect("the socket's file").ino();
 
-    // The reload is refused as a whole, so the socket keeps its owner and its mode.
+    // The master refuses the whole reload, so the socket keeps its owner and its mode.
     supervisor.edit_settings("nobody:daemon", "root:no-such-group");
     supervisor.edit_settings("0600", "0666");
     let refused = supervisor.ctl(&["reload"]);
@@ -101,7 +101,8 @@ fn both_families_are_served_on_one_port() {
     for (bind, reuse_port) in [
         (r#"["[::]:8000"]"#, "true"),
         (r#"["0.0.0.0:8000", "[::]:8000"]"#, "true"),
-        // Without SO_REUSEPORT, these two addresses cannot be bound together unless the second one is set to IPv6 only.
+        // Without SO_REUSEPORT, these two addresses cannot be bound together unless the second address is set to IPv6
+        // only.
         (r#"["0.0.0.0:8000", "[::]:8000"]"#, "false"),
         (r#"["127.0.0.1:8000", "[::1]:8000"]"#, "true"),
     ] {

@@ -72,7 +72,7 @@ impl OnTerminal {
         kill(Pid::from_raw(pid.try_into().expect("a pid")), signal).expect("the master can be signalled");
     }
 
-    /// Reads what is in the terminal now, without waiting for more.
+    /// Reads the bytes that are in the terminal now, and does not wait for more.
     fn read(&mut self) {
         let mut chunk = [0; 4096];
         while let Ok(count @ 1..) = self.terminal.read(&mut chunk) {

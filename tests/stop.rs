@@ -72,8 +72,8 @@ fn a_second_signal_shortens_a_stop() {
         supervisor.signal(Signal::SIGTERM);
         supervisor.wait_log(events::DRAINING, 1, PATIENCE);
         if second == Signal::SIGTERM {
-            // The pause is longer than a second, because a signal less than a second after the first one counts as the
-            // same signal.
+            // The pause is longer than a second, because the master treats a signal less than a second after the first
+            // signal as the same signal.
             observe_for(Duration::from_millis(1100));
         }
         let started = now();
@@ -149,7 +149,7 @@ fn connections_that_no_worker_accepted_are_counted() {
     assert_eq!(totals, Some("5"), "{}", log.tail(10));
 }
 
-/// If a worker dies during the stop, its requests are lost too, and must be counted.
+/// If a worker dies during the stop, its requests are lost too, and the log must count them.
 #[test]
 fn requests_of_a_worker_that_is_killed_are_counted() {
     let mut supervisor = one_worker().serving(1);

@@ -9,7 +9,7 @@ use std::{
 use crate::common::{Launch, PATIENCE, Random, get, metric};
 use crate::corpus::{Answer, Case};
 
-/// How the bytes of a case are cut into the pieces that are sent.
+/// How the client cuts the bytes of a case into the pieces that it sends.
 #[derive(Clone, Copy, Debug)]
 enum Cut {
     Whole,
@@ -101,7 +101,7 @@ fn check(address: SocketAddr, case: &Case, cut: Cut) -> Result<(), String> {
     if rest.is_empty() { Ok(()) } else { Err(format!("more answers: {}", String::from_utf8_lossy(rest))) }
 }
 
-/// Returns the number of requests that the app got. The request for the metrics page is not counted.
+/// Returns the number of requests that the app got. This number does not include the request for the metrics page.
 fn requests(address: SocketAddr) -> u64 {
     let page = get(address, "/metrics").text();
     metric(&page, "oxicorn_requests_total").unwrap_or_else(|| panic!("no such line: {page}"))

@@ -1,7 +1,8 @@
 //! Promise: systemd learns the true state of the service. The service answers on the sockets that systemd passes, and
 //! these sockets stay open after the service has stopped.
 //!
-//! The tests play systemd: they receive its messages on a datagram socket and pass a listener as descriptor 3.
+//! The tests play systemd: they receive the service's messages on a datagram socket and pass a listener as descriptor
+//! 3.
 
 use std::{
     io::ErrorKind,
@@ -137,8 +138,8 @@ fn a_reload_is_announced_with_its_time_and_its_end() {
     let at: i64 = reloading.and_then(|usec| usec.parse().ok()).expect("RELOADING with its time");
     assert!((before..=monotonic()).contains(&at), "{before} <= {at}");
 
-    // The end of a refused reload must be announced too. Otherwise systemctl would wait for it, and systemd would
-    // believe that the service is stuck.
+    // The service must announce the end of a refused reload too. Otherwise systemctl would wait for this end, and
+    // systemd would believe that the service is stuck.
     std::fs::write(supervisor.path("supervisor.toml"), "no = = settings").expect("our own file");
     supervisor.signal(Signal::SIGHUP);
     told.wait("READY=1", 3);
@@ -213,7 +214,8 @@ fn systemds() -> (TcpListener, SocketAddr) {
 fn a_passed_socket_replaces_bind_and_stays_open_after_the_service() {
     let (listener, address) = systemds();
     for round in 0..2 {
-        // A client that comes while no service runs waits in the socket's queue. The next start must answer it.
+        // A client that comes while no service runs waits in the socket's queue. The service must answer this client
+        // after its next start.
         let mut early = Connection::open(address).expect("systemd listens");
         early.send(&request("GET", "/health", &[], b"")).expect("the kernel takes it");
         let mut supervisor = passing(Launch::new(), &listener).serving(2);

@@ -16,7 +16,7 @@ struct Source {
     /// The name of the module: `master::core` for src/master/core.rs, `service::facts` for service/src/facts.rs.
     module: String,
     text: String,
-    /// The text without the items that are compiled only for tests.
+    /// The same text without the items that are compiled only for tests.
     code: String,
 }
 

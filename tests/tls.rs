@@ -289,7 +289,7 @@ fn a_reload_serves_the_new_certificate_at_the_same_path_and_loses_nothing() {
     let stop = Arc::new(AtomicBool::new(false));
     let clients: Vec<_> =
         (0..6).map(|index| Asking::start(address, &config, "/debug/connections", index % 2 == 0, &stop)).collect();
-    // This client is in the middle of a request while its worker is replaced.
+    // This client is in the middle of a request while the master replaces the client's worker.
     let mut slow = connect(address, &config);
     slow.send(&request("GET", "/debug/sleep/1500", &[], b"")).expect("a request is sent");
 
@@ -520,7 +520,7 @@ fn oxicorn_health_asks_over_tls_when_the_service_speaks_it() {
         if proxied == "off" && !bind.starts_with("unix:") {
             assert!(told.contains(&format!("https://{bind}/nowhere")), "{told}");
             // When the caller names an address, the command must fail. Another service may answer at this address, and
-            // its health must not be reported as the health of this service.
+            // the command must not report that service's health as the health of this service.
             assert_eq!(health(&[&format!("http://{bind}/health")]).0, Some(1));
             let (code, told) = health(&[&format!("https://{bind}/health")]);
             assert!(code == Some(1) && told.contains("is not http://"), "{told}");

@@ -1,5 +1,5 @@
-//! Promise: a connection that was upgraded to another protocol belongs to the app until it ends, or until the grace of
-//! a drain ends.
+//! Promise: a connection that was upgraded to another protocol belongs to the app until the connection ends, or until
+//! the grace of a drain ends.
 
 use std::time::Duration;
 

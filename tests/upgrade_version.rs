@@ -1,5 +1,5 @@
-//! Promise: an upgrade to another version and back loses no request, and all counters keep their values. A program that
-//! cannot read the scoreboard's layout is refused.
+//! Promise: an upgrade to another version and back loses no request, and all counters keep their values. The master
+//! refuses a program that cannot read the scoreboard's layout.
 //!
 //! The other version is built from a copy of this tree with a few lines changed, so that it has one more counter.
 
@@ -14,7 +14,7 @@ use crate::common::{Launch, Load, Mode, Supervisor, get, metric, root};
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 const NEXT: &str = "0.0.1-next";
 
-/// The changes that turn this version into the next one. Each has a file, the old text and the new text.
+/// The changes that turn this version into the next one. Each change has a file, the old text and the new text.
 const CHANGES: [(&str, &str, &str); 7] = [
     ("Cargo.toml", concat!("version = \"", env!("CARGO_PKG_VERSION"), "\""), "version = \"0.0.1-next\""),
     ("service/Cargo.toml", "[[bin]]\nname = \"oxicorn\"", "[[bin]]\nname = \"oxicorn-next\""),

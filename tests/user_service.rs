@@ -1,5 +1,5 @@
-//! Promise: a user's own service gets the same supervisor as the reference service. It boots, drains and recycles its
-//! workers in the same way, has its own settings table, and ends cleanly.
+//! Promise: a user's own service gets the same supervisor as the reference service. The user's service boots, drains
+//! and recycles workers in the same way, has its own settings table, and ends cleanly.
 
 use std::{collections::BTreeSet, fs};
 

@@ -1,5 +1,5 @@
-//! Promise: a request is never lost because of an operator's action or a hanging worker. A SIGKILL costs only the
-//! requests that the killed worker had accepted. `make chaos` runs the long form of this proof.
+//! Promise: an operator's action or a hanging worker never costs a request. A SIGKILL costs only the requests that the
+//! killed worker had accepted. `make chaos` runs the long form of this proof.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},

@@ -195,7 +195,8 @@ fn keys_of_flags() -> Vec<(Flag, String)> {
     let keyed = flags().into_iter().map(|flag| {
         let mut arguments = vec![flag.long.as_str()];
         arguments.extend(flag.example());
-        // `--certfile` and `--keyfile` are valid only together, so each of them is tried with the other one.
+        // `--certfile` and `--keyfile` are valid only together, so the test tries each of these flags together with the
+        // other one.
         match flag.long.as_str() {
             "--certfile" => arguments.extend(["--keyfile", "key.pem"]),
             "--keyfile" => arguments.extend(["--certfile", "chain.pem"]),
@@ -305,7 +306,7 @@ fn the_settings_page_is_what_the_program_says() {
 
 // ---- the command line -----------------------------------------------------------------------------------------------
 
-/// Returns every command of the program. Most of them come from its help.
+/// Returns every command of the program. Most of the commands come from the program's help.
 pub(super) fn commands() -> Vec<String> {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let help = stdout(&run_in(folder.path(), &["--help"], &[]));

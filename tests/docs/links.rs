@@ -79,7 +79,7 @@ fn every_command_of_a_page_exists() {
         .collect();
     let commands: BTreeSet<_> = commands().into_iter().collect();
     let mut checked = 0;
-    // The changelog is left out, because it names commands that no longer exist.
+    // The test leaves out the changelog, because the changelog names commands that no longer exist.
     for page in pages().into_iter().filter(|page| page != "CHANGELOG.md") {
         for command in shown(&read(&page)) {
             for (program, word) in pairs(&command) {
