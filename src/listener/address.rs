@@ -170,7 +170,7 @@ fn v6_only(address: SocketAddr, all: &[SocketAddr]) -> bool {
     address.ip() == IpAddr::from([0; 16]) && all.iter().any(|other| other.is_ipv4() && other.port() == address.port())
 }
 
-/// Binds a TCP socket, which does not listen yet.
+/// Binds a TCP socket. The socket does not listen yet.
 pub(super) fn tcp(address: SocketAddr, v6_only: bool, reuse_port: bool) -> io::Result<TcpListener> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     if address.is_ipv6() {

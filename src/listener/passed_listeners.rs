@@ -1,5 +1,5 @@
-//! In an upgrade, passes the listeners to the next program of the master, which gets the same sockets in the same
-//! order.
+//! In an upgrade, passes the listeners to the next program of the master. That program gets the same sockets in the
+//! same order.
 //!
 //! Owns: the data that the next program needs about each socket. Refuses: to bind; after the upgrade
 //! [`rebind`](Listeners::rebind) binds the addresses that are new in the settings.

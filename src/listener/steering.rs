@@ -54,7 +54,7 @@ pub(super) fn by_room(live: &[u32], connections: impl Fn(u32) -> u64) -> Vec<Sha
 pub(super) fn program(shares: &[Share]) -> Vec<Instruction> {
     let instruction = |code, jf, k| Instruction { code, jt: 0, jf, k };
     let Some((last, others)) = shares.split_last() else { return Vec::new() };
-    // There are at most 512 slots, so the program has about 1024 instructions, a quarter of the kernel's limit of 4096.
+    // There are at most 512 slots, so the program has about 1024 instructions. The kernel's limit is 4096.
     let tickets = shares.iter().map(|share| share.tickets).sum();
     let mut program = vec![instruction(LOAD, 0, RANDOM), instruction(MODULO, 0, tickets)];
     if (0..).zip(shares).all(|(drawn, share)| *share == Share { slot: drawn, tickets: 1 }) {

@@ -77,7 +77,7 @@ pub(super) fn accounts(settings: &mut Settings, entries: &BTreeMap<String, Given
     problems
 }
 
-/// Returns name, uid and primary gid of a user, which is given by name or number. The gid is `None` for a number that
+/// Looks up a user by its name or number, and returns name, uid and primary gid. The gid is `None` for a number that
 /// has no account.
 fn find_user(name: &str) -> Result<(String, u32, Option<u32>), String> {
     let found = match name.parse() {

@@ -60,8 +60,8 @@ fn quota(read: impl Fn(&str) -> Option<String>) -> Option<u32> {
     tightest
 }
 
-/// Returns quota / period in CPUs, rounded up. `None` if there is no limit, which is written `max` in cgroup v2 and
-/// `-1` in cgroup v1.
+/// Returns quota / period in CPUs, rounded up. Returns `None` if the quota is `max` (cgroup v2) or `-1` (cgroup v1),
+/// because both mean that there is no limit.
 fn whole_cpus(quota: &str, period: &str) -> Option<u32> {
     let (quota, period): (u64, u64) = (quota.trim().parse().ok()?, period.trim().parse().ok()?);
     let cpus = quota.checked_add(period.checked_sub(1)?)? / period;

@@ -125,8 +125,8 @@ impl File {
     }
 
     /// Returns every `section.key` of the file with its value. Unknown tables and keys become problems. `tables` are
-    /// the names of the app's tables; the keys in them are not checked here, because the types of these tables check
-    /// them later.
+    /// the names of the app's tables. This function does not check the keys in these tables, because the types of the
+    /// tables check them later.
     pub(super) fn entries(&self, tables: &[&str], problems: &mut Vec<Problem>) -> Vec<(String, GivenValue)> {
         let mut entries = Vec::new();
         for (name, value) in &self.table {

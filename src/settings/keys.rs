@@ -101,7 +101,7 @@ pub(super) const KEYS: &[Key] = &[
 
 pub(super) const SECTIONS: &[&str] = &["server", "workers", "http", "tls", "log", "control", "process"];
 
-/// The name of a table that is reserved for running programs in other languages, which is not supported yet.
+/// The name of a reserved table. Its purpose is to run programs in other languages, but that is not supported yet.
 pub(super) const PROGRAM: &str = "program";
 pub(super) const PROGRAM_REFUSED: &str =
     "running another program is not supported yet; serve a Rust service with oxicorn::App";

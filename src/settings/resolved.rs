@@ -17,8 +17,8 @@ use super::{
     tls,
 };
 
-/// The settings that [`resolve`] determined, with everything that is needed to show them, to compare them and to read
-/// them again.
+/// The settings that [`resolve`] determined, with all data to show the settings, to compare them and to read them
+/// again.
 #[derive(Clone, Debug)]
 pub(crate) struct Resolved {
     pub(crate) settings: Settings,
@@ -50,7 +50,7 @@ impl Resolved {
         self.entries.get(key).map_or(Origin::Default, |entry| entry.origin.clone())
     }
 
-    /// Returns the same settings with another number of workers, which `scale`, TTIN or TTOU has set.
+    /// Returns the same settings with `count` workers. The command `scale` and the signals TTIN and TTOU set it.
     pub(crate) fn with_count(&self, count: u32) -> Self {
         let mut resolved = self.clone();
         if resolved.settings.workers.count != count {

@@ -5,8 +5,8 @@
 
 use toml::Value;
 
-/// Returns true if the name of a key suggests that its value is a secret. A key that ends in `_file` is no secret: it
-/// holds a path, which an operator needs to see to debug a mount.
+/// Returns true if the name of a key suggests that its value is a secret. The value of a key that ends in `_file` is no
+/// secret. It is a path, and an operator needs to see the path to debug a mount.
 pub(super) fn is_secret(key: &str) -> bool {
     let key = key.to_ascii_lowercase();
     let telling = ["token", "secret", "password", "passwd", "passphrase", "private_key", "api_key", "key_material"];

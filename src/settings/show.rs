@@ -41,8 +41,8 @@ impl Resolved {
         ours.into_iter().chain(theirs.map(|(path, entry)| (path.clone(), entry.value.clone()))).collect()
     }
 
-    /// Returns the text of a settings file that gives the same settings, apart from secrets, which are masked. A
-    /// comment beside each key names its origin.
+    /// Returns the text of a settings file that gives the same settings. Only secrets differ, because they are masked.
+    /// A comment beside each key names its origin.
     pub(crate) fn to_toml(&self) -> String {
         let (folder, origin) = self.state_folder();
         let mut text = format!("# Relative paths of state are relative to {folder}, from {origin}.\n\n");

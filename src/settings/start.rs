@@ -81,8 +81,8 @@ impl StartFolder {
     }
 }
 
-/// Returns the former path of the current folder, which was removed. The kernel appends " (deleted)" to that path; this
-/// function removes that mark.
+/// Returns the path that the current folder had before it was removed. The kernel appends " (deleted)" to that path;
+/// this function removes that mark.
 fn removed_folder() -> PathBuf {
     let marked = fs::read_link("/proc/self/cwd").unwrap_or_else(|_| PathBuf::from("."));
     let name = marked.as_os_str().as_bytes();

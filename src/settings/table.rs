@@ -90,7 +90,7 @@ enum Step {
 }
 
 impl TableSpec {
-    /// Declares the table `name`, which is read as a `T`. `T` should have `#[serde(deny_unknown_fields)]`: then a
+    /// Declares the table `name`. The table is read as a `T`. `T` should have `#[serde(deny_unknown_fields)]`: then a
     /// mistyped key is an error, and the message names the most similar key. If the table is absent, `T` is read from
     /// an empty table.
     ///

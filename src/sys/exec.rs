@@ -108,7 +108,7 @@ pub(crate) fn received(number: RawFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
-/// Closes the descriptors with these numbers, which the previous program left open over the exec. Call it after
+/// Closes the descriptors with these numbers. The previous program left them open over the exec. Call it after
 /// [`received`] has copied those that this program needs.
 pub(crate) fn close(numbers: &[RawFd]) {
     for number in numbers {
@@ -159,8 +159,8 @@ pub(crate) fn stand_apart(words: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Makes `child` (0: this process) the leader of a new process group. Call it in the parent and in the child: then the
-/// group exists before either of them continues.
+/// Makes `child` (0: this process) the leader of a new process group. Call it both in the parent and in the child, so
+/// that the group exists before the parent or the child continues.
 ///
 /// # Errors
 /// EACCES: the child has already executed another program.

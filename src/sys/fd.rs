@@ -26,7 +26,7 @@ use nix::{
     },
 };
 
-/// Makes a pair of connected sockets, which are non-blocking and close-on-exec. They keep the boundaries of messages
+/// Makes a pair of connected, non-blocking, close-on-exec sockets. The sockets keep the boundaries of messages
 /// (AF_UNIX, SOCK_SEQPACKET): one receive returns exactly one message.
 ///
 /// # Errors

@@ -24,7 +24,7 @@ use signal_hook::{SigId, low_level};
 pub(crate) use nix::sys::signal::Signal as Number;
 
 /// The signals that the master handles. If several signals wait, the master takes them in this order. The first ones
-/// stop the service, and the last one is SIGCHLD, which reports the end of a child.
+/// stop the service. The last one is SIGCHLD; it reports the end of a child.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Signal {
     Term,
@@ -171,8 +171,8 @@ impl Drop for Blocked {
 /// Sends `signal` to one process. Returns `false` if no process has that pid.
 ///
 /// # Errors
-/// EPERM: this process may not send signals to the process `pid`. InvalidInput: `pid` is below 1, which would mean a
-/// process group or all processes.
+/// EPERM: this process may not send signals to the process `pid`. InvalidInput: `pid` is below 1; such a number would
+/// mean a process group or all processes.
 pub(crate) fn send(pid: i32, signal: Number) -> io::Result<bool> {
     if pid < 1 {
         return Err(io::ErrorKind::InvalidInput.into());

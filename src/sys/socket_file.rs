@@ -49,7 +49,7 @@ pub(crate) enum Occupant {
     NotASocket,
 }
 
-/// Binds a socket, which does not listen yet. Its file has `mode` from the moment it exists.
+/// Binds a socket. The socket does not listen yet, and its file has `mode` from the first moment.
 ///
 /// # Errors
 /// EADDRINUSE: the path exists. EINVAL: the path is longer than 107 bytes. ENOENT: the folder of the path does not

@@ -66,7 +66,7 @@ pub(crate) fn set(title: &str) {
         }
     }
     if let Ok(name) = CString::new(bytes) {
-        // If this fails, `top` shows the old name, which does no harm.
+        // If this fails, `top` shows the old name. That does no harm.
         let _ = prctl::set_name(&name);
     }
 }

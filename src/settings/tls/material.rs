@@ -36,8 +36,8 @@ pub(crate) struct Material {
     key: PrivateKeyDer<'static>,
     client_ca: Vec<CertificateDer<'static>>,
     /// The configuration for all workers of a generation. It holds the key of the session tickets, so each worker can
-    /// resume the sessions of the others. Sessions of an earlier generation cannot be resumed, because its `client_ca`
-    /// may have been different.
+    /// resume TLS sessions that began at another worker. Sessions of an earlier generation cannot be resumed, because
+    /// its `client_ca` may have been different.
     config: Arc<ServerConfig>,
 }
 
@@ -184,7 +184,7 @@ fn in_force(chain: &[CertificateDer<'_>], path: &Path, findings: &mut Findings) 
 }
 
 /// Checks once more the dates of the certificates that are in use, and returns what is wrong with them today. It does
-/// not look at their file, which may have changed.
+/// not look at the file of the certificates, because the file may have changed since they were read.
 pub(in crate::settings) fn aged(tls: &Tls) -> Vec<Problem> {
     let mut findings = Findings::default();
     if let (Some(material), Some(path)) = (&tls.material, &tls.certfile) {
