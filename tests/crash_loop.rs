@@ -32,7 +32,7 @@ fn crashes_after_ready_do_not_make_the_master_spin() {
 /// When all workers die at one moment, the master treats these deaths as one accident and fills all slots again at
 /// once.
 #[test]
-fn eight_deaths_at_one_moment_are_not_a_crash_loop() {
+fn four_deaths_at_one_moment_are_not_a_crash_loop() {
     let supervisor = Launch::new().set("workers.count", "4").serving(4);
     let first = supervisor.worker_pids();
     for pid in &first {

@@ -55,8 +55,9 @@ impl<S> Lifespan<S> {
         self
     }
 
-    /// Reserves `time` for the shutdown hook, as a part of `workers.graceful_timeout`. The drain then ends this long
-    /// before the end of the grace, and cuts the requests and the background work that are left. At most half of the
+    /// Reserves `time` for the shutdown hook, as a part of `workers.graceful_timeout`. The drain then ends `time` and
+    /// 350 ms before the end of the grace: connections get 250 ms to read their last bytes, and 100 ms are kept for the
+    /// worker's last log lines. The drain cuts the requests and the background work that are left. At most half of the
     /// grace is reserved. Without this call, the drain ends half a second before the end of the grace, or a quarter of
     /// the grace before it if a quarter is shorter.
     #[must_use]
