@@ -79,8 +79,8 @@ pub(crate) enum Part {
 const ATOMS: [&str; 19] =
     ["h", "l", "u", "t", "r", "m", "U", "q", "H", "s", "B", "b", "f", "a", "T", "D", "M", "L", "p"];
 
-/// The names for `{NAME}e`: WSGI's names for the parts of a request (PEP 3333). A header that is not in this list has
-/// the name `HTTP_<NAME>`.
+/// The names that `{NAME}e` accepts for the parts of a request. They are WSGI's names (PEP 3333). A header that is not
+/// in this list has the name `HTTP_<NAME>`.
 const VARIABLES: [(&str, Part); 8] = [
     ("REQUEST_METHOD", Part::Method),
     ("RAW_URI", Part::Target),

@@ -29,7 +29,7 @@ impl Changes {
         differs.retain(|key| {
             old_keys.get(key) != new_keys.get(key)
                 // The value of this key is the path of a file. The file may have changed although its path is the same,
-                // so compare what was read from it.
+                // so compare the variables that were read from it.
                 || (key == "process.env_file" && running.settings.process.env != new.settings.process.env)
                 || new.settings.tls.is_rewritten(&running.settings.tls, key)
         });

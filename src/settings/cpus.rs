@@ -24,7 +24,7 @@ pub(super) fn available() -> u32 {
 }
 
 /// Returns the lowest quota of this process's cgroup and of all cgroups above it, in CPUs, rounded up; `None` if there
-/// is no quota. A cgroup outside of our cgroup namespace cannot be read; the ancestors that can be read still count.
+/// is no quota. An ancestor outside of our cgroup namespace cannot be read and is left out.
 fn quota(read: impl Fn(&str) -> Option<String>) -> Option<u32> {
     let membership = read("/proc/self/cgroup")?;
     let mut tightest: Option<u32> = None;
@@ -68,8 +68,9 @@ fn whole_cpus(quota: &str, period: &str) -> Option<u32> {
     u32::try_from(cpus.max(1)).ok()
 }
 
-/// Reads `workers.count`: a number, `auto`, or a formula `[a][*]n[+b|-b]` where n is `cpus`. The result of `auto` is
-/// limited to [`WORKERS_MAX`]; a number or a formula above this limit is an error. A formula gives at least 1.
+/// Reads `workers.count`: a number, `auto`, or a formula `[a][*]n[+b|-b]`. In a formula n stands for `cpus`. The result
+/// of `auto` is limited to [`WORKERS_MAX`]; a number or a formula above this limit is an error. A formula gives at
+/// least 1.
 pub(super) fn count(text: &str, cpus: u32) -> Reading<u32> {
     if text == "auto" {
         return Ok(cpus.clamp(1, WORKERS_MAX));

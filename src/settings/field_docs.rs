@@ -1,7 +1,7 @@
 //! A test that the documentation of each field of the settings is equal to the comment of its key in supervisor.toml.
 //! With `REWRITE=1` it writes the documentation from the comments.
 //!
-//! Owns: the first paragraph of each field's documentation. Refuses: the paragraphs after it, which are only for
+//! Owns: the first paragraph of each field's documentation. Refuses: to change the later paragraphs. They are only for
 //! readers of the Rust documentation.
 
 use std::{collections::BTreeMap, fs, path::Path};
@@ -105,7 +105,7 @@ fn doc_lines(text: &str) -> Vec<String> {
 /// `comments`.
 fn rewritten(source: &str, structs: &[(&str, &str)], comments: &mut BTreeMap<String, String>) -> String {
     let (mut section, mut docs, mut out) = (None, Vec::new(), Vec::new());
-    // The attributes of a field, which stand between its documentation and the field.
+    // `attributes` collects the lines of the attributes that stand between the documentation of a field and the field.
     let mut attributes = Vec::new();
     for line in source.lines() {
         if let Some(name) = line.strip_prefix("pub struct ").and_then(|rest| rest.strip_suffix(" {")) {

@@ -1,8 +1,8 @@
 //! Reads the two files of a service, `supervisor.toml` and `process.env_file`, as keys and values with their line
 //! numbers.
 //!
-//! Owns: finding the files, their syntax, line numbers, and problems with unknown tables and keys. Refuses: the meaning
-//! of a value; `value` knows it.
+//! Owns: finding the files, their syntax, line numbers, and problems with unknown tables and keys. Refuses: to
+//! interpret a value (`value` does).
 
 use std::{
     collections::{BTreeMap, HashMap},

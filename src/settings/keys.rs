@@ -1,8 +1,8 @@
 //! The list of all keys of the supervisor, each with its path and its reader. The settings file, the environment and
 //! the flags all use this list.
 //!
-//! Owns: the kind and the range of the values of each key. Refuses: defaults (`Settings::default` has them), units
-//! (`duration` and `size`), and words (`value`).
+//! Owns: the kind and the range of the values of each key. Refuses: to define defaults (`Settings::default` does), to
+//! read units (`duration` and `size` do), and to read words (`value` does).
 
 use super::{
     access_format::AccessFormat,

@@ -13,8 +13,8 @@ use toml::Value;
 pub(crate) enum Origin {
     /// The value is the built-in default.
     Default,
-    /// The value is a default of the running program. The text names its author: `App::default_setting`, or the name of
-    /// the runtime.
+    /// The value is a default of the running program. The text names the code that set it: `App::default_setting`, or the
+    /// name of the runtime.
     Program(String),
     /// The settings file. `path` is relative if the file is below the start folder, as an operator would type it. If
     /// `line` is `None`, the whole file is meant.

@@ -63,8 +63,8 @@ pub(super) struct DefaultSetting {
     text: String,
 }
 
-/// Reads all sources and determines the value of each key. It keeps nothing between calls, so a reload simply calls it
-/// again.
+/// Reads all sources and determines the value of each key. A reload calls this function again, because the function
+/// keeps nothing between calls.
 ///
 /// # Errors
 /// All problems of all sources and all tables.
@@ -78,9 +78,9 @@ pub(crate) fn resolve(
     resolve_from(Sources::default(), flags, env, start, declared, purpose)
 }
 
-/// Does the same as [`resolve`], for a service that has read settings before. If `sources` holds recorded texts, they
-/// are used instead of the files. Then the checks that depend on the file system or the date are left out, because the
-/// texts were valid when they were recorded.
+/// Does the same as [`resolve`], for a service that has already read settings. If `sources` holds recorded texts, they
+/// are used instead of the files. Recorded texts are not checked against the file system or the date, because they were
+/// valid when they were recorded.
 ///
 /// # Errors
 /// The same as those of [`resolve`].
@@ -226,7 +226,7 @@ struct Gathered {
 }
 
 /// The folders that relative paths are resolved against. `of_file` is for paths in the settings file and for the
-/// program's defaults, and `of_text` is for all other paths.
+/// program's defaults. `of_text` is for paths in the environment and on the command line.
 struct BasesBySource {
     of_file: Bases,
     of_text: Bases,

@@ -50,7 +50,7 @@ impl Resolved {
         self.entries.get(key).map_or(Origin::Default, |entry| entry.origin.clone())
     }
 
-    /// Returns the same settings with `count` workers. The command `scale` and the signals TTIN and TTOU set it.
+    /// Returns the same settings with `count` workers. The command `scale` and the signals TTIN and TTOU set `count`.
     pub(crate) fn with_count(&self, count: u32) -> Self {
         let mut resolved = self.clone();
         if resolved.settings.workers.count != count {

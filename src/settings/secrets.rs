@@ -1,7 +1,7 @@
 //! Masks the parts of a value that must not be shown.
 //!
-//! Owns: the choice of keys that hold a secret, and the masks. Refuses: the form in which values are shown; `show`
-//! knows it.
+//! Owns: the choice of keys that hold a secret, and the masks. Refuses: to choose the form in which values are shown
+//! (`show` does).
 
 use toml::Value;
 

@@ -11,7 +11,7 @@
 //! }
 //! ```
 //!
-//! Owns: the units, reading and writing. Refuses: the range of a key (`keys`).
+//! Owns: the units, reading and writing. Refuses: to check the range of a key (`keys` does).
 
 use std::fmt;
 

@@ -2,8 +2,8 @@
 //!
 //! Owns: reading whole files, the meaning of a missing file, and the record. If a settings file never existed, that is
 //! a choice of the operator. If a file is gone, has become empty or cannot be seen, that is an error. With recorded
-//! texts the same settings can be made again, even if the files have changed. A failed upgrade needs this. Refuses: to
-//! interpret the texts.
+//! texts the same settings can be made again, even if the files have changed. The previous program needs this to take
+//! over again after a failed upgrade. Refuses: to interpret the texts.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -62,7 +62,7 @@ impl Sources {
         self.recorded
     }
 
-    /// Returns true in a reload or an upgrade, where a service runs already.
+    /// Returns true if the settings are read for a reload or an upgrade of a service that runs already.
     pub(super) fn is_again(&self) -> bool {
         self.before.is_some()
     }

@@ -15,8 +15,8 @@ use crate::sys::file::id_behind;
 #[derive(Clone, Debug)]
 pub(crate) struct StartFolder {
     path: PathBuf,
-    /// The path of the same folder with all symbolic links resolved, when `path` was read. `None` if `path` led to no
-    /// folder.
+    /// The path of the same folder, without symbolic links. They were resolved when `path` was read. The value is
+    /// `None` if `path` led to no folder at that time.
     real: Option<PathBuf>,
 }
 
@@ -41,8 +41,8 @@ impl StartFolder {
         Self { path, real }
     }
 
-    /// Returns the folder to which `path` led when it was read earlier. If no folder was found then, looks at `path`
-    /// again.
+    /// Returns the start folder with a known `path`. `real` is the folder to which `path` led earlier. If `real` is
+    /// `None`, this function looks again to which folder `path` leads.
     pub(crate) fn known(path: PathBuf, real: Option<PathBuf>) -> Self {
         if real.is_some() { Self { path, real } } else { Self::at(path) }
     }

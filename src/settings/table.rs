@@ -1,7 +1,7 @@
 //! The tables of an app. Each table has a name and a type, and is set from the same sources as the supervisor's tables.
 //!
-//! Owns: parsing a table as any type `T`, so that every mistake is found, with its key, place and hint. Refuses:
-//! knowledge of a certain `T`.
+//! Owns: parsing a table as any type `T`, so that every mistake is found, with its key, place and hint. Refuses: to
+//! depend on a particular type `T`.
 
 use std::{
     any::{Any, TypeId},
@@ -155,8 +155,8 @@ impl TableSpec {
         self
     }
 
-    /// Returns a problem for each pair of keys of which only one may be set, if both are set: see
-    /// [`file_instead`](Self::file_instead).
+    /// Returns a problem for each pair of keys that are both set, although [`file_instead`](Self::file_instead) allows
+    /// only one of the two.
     pub(super) fn set_twice(&self, given: &[(String, GivenValue)]) -> Vec<Problem> {
         let set = |key: &str| {
             let path = join(self.name, key);
@@ -207,8 +207,8 @@ impl TableSpec {
         let origins: HashMap<String, &Origin> =
             entries.iter().filter_map(|(path, entry)| Some((mine(path)?, &entry.origin))).collect();
         let mut table = Table::new();
-        // For each key from the environment or the command line, the values that its text may mean. They are tried from
-        // the last to the first, until one has the type of the field.
+        // `guesses` holds, for each key from the environment or the command line, the values that its text may mean.
+        // The values are tried from the last to the first, until one has the type of the field.
         let mut guesses: HashMap<String, Vec<Value>> = HashMap::new();
         for (path, entry) in entries {
             let Some(key) = mine(path) else { continue };

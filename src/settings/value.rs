@@ -1,7 +1,7 @@
 //! One value as it was written, and the functions that read it.
 //!
 //! Owns: lists, addresses, names of choices, and the messages that refuse a value. Refuses: to choose the function for
-//! a key (`keys` does), and checks that need two keys (`check` does them).
+//! a key (`keys` does), and to check two keys together (`check` does).
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -20,7 +20,7 @@ use super::{
     size,
 };
 
-/// A value as it was written, with what is needed to read it.
+/// A value as it was written, with the folders and the number of CPUs that are needed to read it.
 pub(super) struct Input<'a> {
     pub value: &'a Value,
     /// True if the value is from the environment or the command line, where every value is a string.
@@ -123,7 +123,8 @@ impl Input<'_> {
         self.path_in(&self.bases.read)
     }
 
-    /// Reads a path as [`path`](Self::path) does, but for a file that exists only while the service runs.
+    /// Reads the path of a file that exists only while the service runs. A relative path is resolved against the folder
+    /// for such files. An empty string gives `None`.
     pub(super) fn run_path(&self) -> Reading<Option<PathBuf>> {
         self.path_in(&self.bases.run)
     }
@@ -234,7 +235,7 @@ fn bind(text: &str, base: &Base) -> Reading<Bind> {
     if let Some(path) = text.strip_prefix("unix:") {
         let name = path.strip_prefix("//").unwrap_or(path);
         let path = base.join(name)?;
-        // The kernel's sockaddr_un has room for 108 bytes, of which the last must be NUL.
+        // The kernel's sockaddr_un has room for a path of 108 bytes, and the last byte must be NUL.
         return match path.as_os_str().len() {
             _ if name.is_empty() => Err(format!("\"{text}\" names no path")),
             ..=107 => Ok(Bind::Unix(path)),

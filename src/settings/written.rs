@@ -1,7 +1,7 @@
 //! Functions that serde calls to write the values of some fields.
 //!
-//! Owns: the text of permission bits, paths and accounts. Refuses: the types of these fields; `model` and `tls` define
-//! them.
+//! Owns: the text of permission bits, paths and accounts. Refuses: to define the types of these fields (`model` and
+//! `tls` do).
 
 use std::path::PathBuf;
 

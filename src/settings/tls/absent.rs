@@ -1,7 +1,7 @@
 //! Takes the place of `material` in a build without the feature `tls`.
 //!
-//! Owns: types that have no value, so that the compiler knows that code for TLS never runs. Refuses: messages about
-//! keys of `[tls]`; `check` writes them.
+//! Owns: types that have no value, so that the compiler knows that code for TLS never runs. Refuses: to write messages
+//! about keys of `[tls]` (`check` does).
 
 use std::sync::Arc;
 

@@ -1,9 +1,8 @@
 //! Reads the files of `[tls]`, with the rights of the master.
 //!
 //! Owns: reading PEM, the checks that certificate, key and CA belong together and are valid now, and the one rustls
-//! configuration that every worker of a generation inherits by its fork. Refuses: connections
-//! (`worker::connection::handshake` handles them), and a choice of ciphers, because only rustls' safe defaults are
-//! used.
+//! configuration that every worker of a generation inherits by its fork. Refuses: to handle connections
+//! (`worker::connection::handshake` does), and to choose ciphers, because rustls' safe defaults are used.
 
 use std::{error::Error, fmt, fs, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
@@ -74,8 +73,9 @@ impl fmt::Debug for Material {
 
 type Authorities = (Vec<CertificateDer<'static>>, Arc<dyn ClientCertVerifier>);
 
-/// Reads the files of certificate, key and client CA, and adds what is wrong with them to `findings`. Returns `None`
-/// without a certificate or a key, or after a problem. If only one of certificate and key is set, `check` reports it.
+/// Reads the files of certificate, key and client CA, and adds what is wrong with them to `findings`. Returns `None` if
+/// the certificate or the key is not set, or if there was a problem. If only one of the two is set, `check` reports
+/// that.
 pub(in crate::settings) fn read(
     tls: &Tls,
     http2: bool,
@@ -154,9 +154,9 @@ fn contents(path: &Path, sources: &mut Sources) -> Result<String, String> {
     sources.read(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))
 }
 
-/// Adds a problem if the first certificate, that of the service, is expired or not valid yet, because no client would
-/// accept it. For the other certificates of the chain it adds only a warning, because clients may know other ones that
-/// are valid. It also warns of certificates that expire soon.
+/// Checks the dates of the certificates in `chain`. The first one is the certificate of the service. If it is expired
+/// or not valid yet, this function adds a problem, because no client would accept it. For the other certificates it
+/// adds only a warning, because clients may know a better chain. It also warns of certificates that expire soon.
 fn in_force(chain: &[CertificateDer<'_>], path: &Path, findings: &mut Findings) {
     let now = Timestamp::now().as_second();
     for (index, certificate) in chain.iter().enumerate() {
