@@ -1,7 +1,7 @@
 //! The system calls. All `unsafe` code of the project is in this folder, behind safe types that own what they hold.
 //!
-//! Owns: the system calls of Linux that neither std nor a library offers safely. Refuses: decisions, log lines and the
-//! notion of a worker. The folder imports nothing from the rest of the program, and its errors are `io::Error`.
+//! Owns: the system calls of Linux that neither std nor a library offers safely. Refuses: to decide, to log, and to
+//! know what a worker is. The folder imports nothing from the rest of the program, and its errors are `io::Error`.
 #![allow(unsafe_code)]
 
 pub(crate) mod bpf;

@@ -1,6 +1,6 @@
 //! The clocks that master and workers share: milliseconds or nanoseconds since the machine booted.
 //!
-//! Owns: reading these clocks. Refuses: the wall clock, because it jumps when an operator or NTP sets it.
+//! Owns: reading these clocks. Refuses: to read the wall clock, because it jumps when an operator or NTP sets it.
 
 use nix::{
     sys::time::TimeSpec,

@@ -2,7 +2,7 @@
 //! makes files in memory.
 //!
 //! Owns: the choice of the descriptors that stay open over an exec. All other descriptors are close-on-exec. Refuses:
-//! the meaning of these descriptors.
+//! to know what these descriptors are for.
 
 use std::{
     ffi::{CString, OsStr, OsString},
@@ -47,7 +47,8 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// Takes `arguments`, and the environment of this process, in which `name` is set to `value`.
+    /// Makes an image of `arguments` and of the environment of this process. In the copied environment the variable
+    /// `name` is set to `value`.
     pub(crate) fn new(arguments: &[OsString], name: &str, value: &str) -> Self {
         let c_string = |bytes: &[u8]| CString::new(bytes).unwrap_or_default();
         let pair = |name: &OsStr, value: &OsStr| c_string(&[name.as_bytes(), b"=", value.as_bytes()].concat());
@@ -112,7 +113,7 @@ pub(crate) fn received(number: RawFd) -> io::Result<OwnedFd> {
 /// [`received`] has copied those that this program needs.
 pub(crate) fn close(numbers: &[RawFd]) {
     for number in numbers {
-        // SAFETY: the numbers are of descriptors that the program before handed over and no code here has taken.
+        // SAFETY: the numbers are of descriptors that the previous program handed over, and no code here owns them.
         unsafe { libc::close(*number) };
     }
 }
@@ -127,7 +128,7 @@ pub(crate) fn memory(content: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Returns the whole content of a [`memory`] file, wherever the file's position is.
+/// Returns the whole content of a [`memory`] file, whatever the current position of the file is.
 ///
 /// # Errors
 /// The errors that the kernel reports.

@@ -57,11 +57,11 @@ pub(crate) fn fork_to_execute() -> io::Result<Forked> {
     Ok(unsafe { unistd::fork() }?.into())
 }
 
-/// How many times, 5 ms apart, to look whether a thread is gone. A thread that has ended stays visible for a moment:
-/// the kernel wakes the thread that joins it before.
+/// How many times [`lasting_threads`] counts the threads, 5 ms apart. A thread that has ended stays visible in `/proc`
+/// for a moment, because the kernel wakes the thread that joins it before it removes the ended thread.
 const LOOKS: u32 = 10;
 
-/// Returns the number of threads of this process, once those that are about to end are gone.
+/// Returns the number of threads of this process. Waits up to 50 ms for threads that are about to end.
 ///
 /// # Errors
 /// `/proc` is not mounted.

@@ -1,6 +1,6 @@
 //! Facts about the machine and this process: CPUs, user, accounts, rights on files, terminal.
 //!
-//! Owns: asking the system. Refuses: decisions based on the answers; `settings` makes them.
+//! Owns: asking the system. Refuses: to decide anything from the answers (`settings` does).
 
 use std::{io, path::Path};
 

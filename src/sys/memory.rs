@@ -1,6 +1,6 @@
 //! Gives back to the kernel memory that this process does not need now.
 //!
-//! Owns: the choice of pages that can be given back without a loss. Refuses: the choice of the moment.
+//! Owns: the choice of pages that can be given back without a loss. Refuses: to choose the moment.
 
 use std::{fs, io, ops::Range};
 

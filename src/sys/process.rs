@@ -1,7 +1,7 @@
 //! System calls that concern a process: its parent, user and group, environment, new files, and size in memory.
 //!
-//! Owns: changing user and group, changing the environment, making files for another user. Refuses: looking up the
-//! names of users and groups, because the settings do that.
+//! Owns: changing user and group, changing the environment, making files for another user. Refuses: to look up the
+//! names of users and groups (`settings` does).
 
 use std::{
     ffi::CString,

@@ -1,7 +1,7 @@
 //! Memory that the master and all its workers share: a sealed memfd that is mapped once before the first fork and never
 //! unmapped. After an upgrade the new program of the master maps the same memfd again.
 //!
-//! Owns: the mapping, as an array of words. Refuses: the meaning of the words; the scoreboard knows it.
+//! Owns: the mapping, as an array of words. Refuses: to interpret the words (the scoreboard does).
 
 use std::{
     fs::File,

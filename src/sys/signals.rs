@@ -2,9 +2,9 @@
 //! signals.
 //!
 //! Owns: the actions that the master registers in signal-hook's registry. Tokio uses the same registry. In a forked
-//! child the master's actions are removed, but the registry's handlers stay installed. Refuses: the meaning of a
-//! signal, and SIG_DFL for a signal that the master handles. With SIG_DFL tokio would never receive that signal again,
-//! and a SIGHUP that is sent to a worker by mistake would kill the worker.
+//! child the master's actions are removed, but the registry's handlers stay installed. Refuses: to decide what a signal
+//! means, and to set SIG_DFL for a signal that the master handles. With SIG_DFL tokio would never receive that signal
+//! again, and a SIGHUP that is sent to a worker by mistake would kill the worker.
 
 use std::{
     io::{self, PipeReader, PipeWriter, Read},
@@ -139,7 +139,7 @@ impl Drop for MasterSignals {
     }
 }
 
-/// A guard. All signals of this thread are blocked until the guard is dropped; the drop restores the previous mask.
+/// A guard that keeps all signals of this thread blocked. When the guard is dropped, the previous mask is restored.
 #[derive(Debug)]
 #[must_use = "dropping it unblocks at once"]
 pub(crate) struct Blocked(SigSet);

@@ -1,8 +1,9 @@
 //! Sets the title that `ps` and `top` show for this process. Linux has no system call to set the command line, so a
 //! process has to write over the memory of its own arguments.
 //!
-//! Owns: the memory in which the kernel placed arguments and environment, after both were copied elsewhere. Refuses:
-//! guesses about that memory. If its layout is not as the kernel reports it, only the short name of the thread is set.
+//! Owns: the memory in which the kernel placed arguments and environment, after both were copied elsewhere. Refuses: to
+//! guess the layout of that memory. If the layout is not as the kernel reports it, only the short name of the thread is
+//! set.
 
 use std::{
     ffi::{CString, c_char},

@@ -1,7 +1,7 @@
 //! Reaps children, one in each call. The caller repeats the call until it returns `None`.
 //!
-//! Owns: reading how a child ended. Refuses: the choice of the child. Any child is reaped, because a master that is PID
-//! 1 must also reap orphans that it never forked.
+//! Owns: reading how a child ended. Refuses: to choose the child. Any child is reaped, because a master that is PID 1
+//! must also reap orphans that it never forked.
 
 use std::{fmt, io};
 
