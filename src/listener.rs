@@ -1,8 +1,8 @@
 //! The listening sockets of a master. The master binds them once and keeps them as long as it runs. Every worker that
 //! it forks inherits them.
 //!
-//! Owns: binding sockets, adopting inherited sockets, and the one final shutdown. Refuses: accepting connections (the
-//! worker does that), and closing the socket of a single slot.
+//! Owns: binding sockets, adopting inherited sockets, and the one final shutdown. Refuses: to accept connections (the
+//! worker does), and to close the socket of a single slot.
 //!
 //! Each TCP address has either a group of SO_REUSEPORT sockets, one for each slot, or one socket that all workers
 //! share. Unix and adopted sockets are always shared. The kernel numbers the sockets of a group in the order in which
@@ -400,8 +400,8 @@ impl Listeners {
         if self.steering == Steering::Active {
             let program = steering::program(&steering::equal(&self.live));
             for group in self.groups.iter().filter(|group| group.change == AddressChange::Added && group.per_slot()) {
-                // The kernel has accepted a steering program before. If it refuses this one, the next call of `steer`
-                // reports the error.
+                // The kernel has already accepted another steering program. If it refuses this one, the next call of
+                // `steer` reports the error.
                 let _ = bpf::attach_reuseport(group.sockets[0].as_fd(), &program);
             }
         }

@@ -1,7 +1,7 @@
 //! The state and the counts of every worker, in memory that the master and all workers share.
 //!
-//! Owns: the layout and its atomics. Refuses: decisions, such as whether a heartbeat is late, because the core makes
-//! them.
+//! Owns: the layout and its atomics. Refuses: to judge the numbers, for example whether a heartbeat is late (the core
+//! does).
 //!
 //! First comes a header, which the master writes. Then comes one row for each worker. The master writes the worker's
 //! identity into the row before the fork. From then on the worker writes its row, except the word `TOLD`, which the

@@ -23,7 +23,7 @@ use socket2::SockRef;
 use super::{AddressChange, Listeners, Socket, SocketGroup};
 use crate::sys::fd;
 
-/// The number of a network interface that does not exist: the kernel counts interfaces from 1 and never reaches this
+/// The number of a network interface that does not exist. The kernel counts interfaces from 1 and never reaches this
 /// number.
 const NO_INTERFACE: NonZeroU32 = NonZeroU32::new(i32::MAX as u32).expect("not zero");
 

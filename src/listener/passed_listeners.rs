@@ -84,8 +84,8 @@ impl Listeners {
         Ok(Self { groups: groups.collect::<io::Result<_>>()?, slots, steering, live, shares: Vec::new() })
     }
 
-    /// Checks the addresses of `server.bind` that are not bound yet, or whose file is lost. Succeeds if all of them
-    /// could be bound. It leaves nothing bound.
+    /// Checks the addresses of `server.bind` that are not bound yet, and those of unix sockets whose file is lost.
+    /// Succeeds if all of them could be bound, and binds none of them for good.
     ///
     /// # Errors
     /// See [`BindError`].

@@ -4,8 +4,8 @@
 //! Owns: eight entries for each worker. An entry holds the start, method, path and `X-Request-Id` of a request; a text
 //! that is too long for its place is cut. Only the worker's own loop writes the entries, with a few stores for each
 //! request. If more than eight requests are in flight, the others are counted (`in_flight`) but have no entry. If the
-//! master reads an entry that is half written, it gets a mixture of two requests. Refuses: the query of a URI and all
-//! headers except `X-Request-Id`, because they may hold secrets.
+//! master reads an entry that is half written, it gets a mixture of two requests. Refuses: to note the query of a URI
+//! or any header except `X-Request-Id`, because they may hold secrets.
 
 use std::{
     hash::{DefaultHasher, Hasher},
