@@ -29,7 +29,7 @@ pub(super) enum Change {
         passed: bool,
     },
     OnTrial(Trial),
-    /// This program is the new one and has failed. The program before it takes over as soon as no fork is under way.
+    /// This program is the new one and has failed. The previous program takes over as soon as no fork is under way.
     Returning {
         callers: Vec<Caller>,
         slot: SlotId,

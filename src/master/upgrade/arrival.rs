@@ -63,7 +63,7 @@ fn try_adopt(
     let memory = exec::received(memory).map_err(lost("the scoreboard"))?;
     let scoreboard = Scoreboard::adopt(memory, rows_max).map_err(|error| error_chain(&error))?;
     let control = state.control.as_ref().map(ControlServer::adopt).transpose().map_err(lost("the control socket"))?;
-    let executable = exec::received(state.of.executable).map_err(lost("the program before"))?;
+    let executable = exec::received(state.of.executable).map_err(lost("the previous program"))?;
     let children = adopt_children(&state.children, &scoreboard)?;
     let signals = MasterSignals::install().map_err(lost("a pipe for signals"))?;
     let returns = matches!(purpose, HandoverKind::Return);
