@@ -1,8 +1,9 @@
 //! Accepts connections from the listeners that a worker inherited.
 //!
-//! Owns: the limits on the number of connections, in one turn of a loop and in all (`http.worker_connections`); the
-//! meaning of an error of accept; and the guess that a client may have given up while its connection was in the queue.
-//! Refuses: everything that happens to a connection after its accept (`connection`).
+//! Owns: the limits on the number of connections that are accepted in one turn of a loop, and that are open at once
+//! (`http.worker_connections`); the reaction to an error of accept(2); and the guess that a client may have given up
+//! while its connection was in the queue. Refuses: everything that happens to a connection after its accept
+//! (`connection`).
 
 use std::{
     future::{Future, poll_fn},
@@ -41,7 +42,7 @@ use crate::{
 const ACCEPTS_PER_TURN: u32 = 4;
 
 /// The pause after an accept that failed for lack of file descriptors or memory. During the pause new connections wait
-/// in the queue, and the end of open ones may free what was lacking.
+/// in the queue. Open connections may end in this time, and free descriptors and memory.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
 
 /// The most connections that one call of `sweep` accepts. Because of this limit, the call ends even if clients arrive
@@ -87,8 +88,8 @@ where
                 accepted = listener.accept(|| shared.is_about_to_drain(), &mut was_empty) => accepted,
             };
             let now = clock::coarse();
-            // The queue was empty until now, if the event loop was not held up. A loop that was held up may have
-            // noticed a connection late.
+            // An event loop that was not held up notices a new connection at once, so the queue was empty until now. A
+            // loop that was held up may have noticed the connection late.
             if was_empty && shared.delays(now) == delays {
                 empty_at = now;
             }
@@ -108,8 +109,8 @@ where
                 Err(error) => match fd::why_not_accepted(&error) {
                     // The listener was shut down at the final stop, by this worker or by a sibling.
                     NotAccepted::Closed => return,
-                    // Only one idle connection is closed for each accept. If another process takes every descriptor
-                    // that is freed, the worker must not close all its idle connections for nothing.
+                    // Only one idle connection is closed for each accept. Otherwise, if another process took every
+                    // descriptor that is freed, the worker would close all its idle connections for nothing.
                     NotAccepted::Exhausted
                         if !std::mem::replace(&mut freed, true) && shared.free_descriptor().await => {}
                     NotAccepted::Exhausted => {
@@ -222,17 +223,16 @@ impl TokioListener {
 }
 
 impl AcceptedStream {
-    /// Starts the task of the connection. `waited` is true if the connection may have waited in the queue so long that
-    /// its client gave up before the event loop could see it. This is possible if tokio accepted the connection,
-    /// because the task then reads from it before the event loop has looked at it. It is not possible if the stream was
-    /// made from a socket of std.
+    /// Starts the task of the connection. `waited` is true if the connection may have waited in the queue for so long
+    /// that its client has given up. If tokio accepted the connection, the task reads from it before the event loop can
+    /// see that the client has left. This cannot happen to a stream that was made from a socket of std.
     fn serve<S, B>(self, shared: &'static Shared, app: S, waited: bool)
     where
         S: Serve<B>,
         B: AppBody,
     {
-        // The connection is counted before its task first runs, because a drain that begins in between must wait for
-        // it.
+        // The connection is counted before its task first runs. A drain that begins before the task runs must wait for
+        // this connection too.
         let open = shared.connection_opened();
         match self {
             Self::Tcp(stream, remote) => {

@@ -144,7 +144,7 @@ impl AccessLog {
         }
     }
 
-    /// Writes the lines that wait, and reports lost lines in the log. Each heartbeat calls it.
+    /// Writes the lines that wait, and reports lost lines in the log. The worker calls this function at each heartbeat.
     pub(super) fn flush(&self) {
         let mut writer = self.lock();
         if !writer.buffer.is_empty() || writer.sink.is_torn() {
@@ -157,8 +157,8 @@ impl AccessLog {
         }
     }
 
-    /// Writes lines to this file from now on, because the master has opened the access log again. Lines that wait
-    /// already are first written to the old file, if that file takes them.
+    /// Writes new lines to `file` from now on, because the master has opened the access log again. Lines that wait
+    /// already are first written to the old file, if the old file takes them.
     pub(super) fn adopt(&self, file: OwnedFd) {
         let mut writer = self.lock();
         writer.flush();

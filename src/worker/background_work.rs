@@ -1,7 +1,7 @@
 //! Work of the app that outlives its response.
 //!
-//! Owns: the count of the work that outlives its response; a drain waits until it is 0. Refuses: the execution of this
-//! work, and the limit of the wait (`worker`).
+//! Owns: the count of the work that outlives its response (a drain waits until this count is 0). Refuses: the execution
+//! of this work, and the limit of the wait (`worker`).
 
 use std::sync::{
     Arc,

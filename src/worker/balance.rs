@@ -16,8 +16,8 @@ const AHEAD: u64 = 120;
 /// In addition, such a worker must have more requests than the mean plus this number.
 const AHEAD_MIN: u64 = 20;
 
-/// The least time between two connections that are sent away, in milliseconds. Until this time is over, the counts do
-/// not show yet what the first connection has changed.
+/// The least time, in milliseconds, between two connections that this worker sends to a sibling. Before this time is
+/// over, the counts do not show yet how the first of the two connections changed the load.
 const PAUSE: u64 = 200;
 
 /// Each request counts as this many parts. If whole requests were counted, the decrease of a small count would be

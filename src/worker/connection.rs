@@ -20,8 +20,9 @@
 //! ```
 //!
 //! A connection ends with a response, and not just with a FIN. The client may send a request before it has seen our
-//! FIN, and the worker could read this request but never answer it. The only way to end without loss is to send
-//! `Connection: close` first (RFC 9112, section 9.6), or GOAWAY, twice (RFC 9113, section 6.8).
+//! FIN, and the worker could read this request but never answer it. With HTTP/1 the only way to end a connection
+//! without loss is to send `Connection: close` first (RFC 9112, section 9.6). With HTTP/2 it is to send GOAWAY twice
+//! (RFC 9113, section 6.8).
 
 mod activity;
 mod body;
@@ -160,8 +161,8 @@ async fn introduced<T, S, B>(
     }
 }
 
-/// Returns the connection in a form that can be changed. Panics if the connection is already shared, which happens only
-/// when HTTP begins.
+/// Returns the connection in a form that can be changed. A connection becomes shared when HTTP begins. If it is shared
+/// already, this function panics.
 fn alone(connection: &mut Arc<Connection>) -> &mut Connection {
     Arc::get_mut(connection).expect("it is not shared yet")
 }

@@ -1,7 +1,7 @@
 //! Lists the connections of a worker, and chooses the connection that gives up its place for a new one.
 //!
-//! Owns: the rule for this choice, which is that the connection that has been idle longest leaves, if it has been idle
-//! for a second. Refuses: the decision that a place is needed (`accept`, `shared`), and the close of a connection
+//! Owns: the rule for this choice: the connection that has been idle longest leaves, if it has been idle for at least a
+//! second. Refuses: the decision that a place is needed (`accept`, `shared`), and the close of a connection
 //! (`connection`).
 
 use std::{

@@ -156,7 +156,7 @@ fn follow<'a>(
 fn entries<'a>(headers: &'a HeaderMap, name: &HeaderName, quotes: bool) -> impl Iterator<Item = &'a str> {
     let fields = headers.get_all(name).iter().rev().map(HeaderValue::as_bytes);
     let split = move |field: &'a [u8]| field.rsplit(unquoted(b',', quotes));
-    // An entry that is not text becomes `?`, which is not a valid address either.
+    // An entry that is not text becomes `?`, so that it stays in the list as an entry that is not a valid address.
     fields
         .flat_map(split)
         .map(<[u8]>::trim_ascii)

@@ -31,7 +31,8 @@ const IDLE_TICKS: u32 = 10;
 
 /// Starts the task of the heartbeats. This function makes the first promise before it returns, because siblings believe
 /// that a serving worker without a promise is silent. The task runs on the serving loop as long as the worker lives: if
-/// the loop stops, the heartbeats stop. `epoch` is the moment at which the runtime began; its timers count from there.
+/// the loop stops, the heartbeats stop. `epoch` is the moment at which the runtime began. The timers of the runtime
+/// count from this moment.
 pub(super) fn start<S, B>(shared: &'static Shared, epoch: Instant, watch: SiblingWatch<S>)
 where
     S: Serve<B>,

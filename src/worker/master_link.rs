@@ -34,7 +34,8 @@ pub(super) enum Order {
 /// Receives the orders of the master, and notices when the master is gone.
 pub(super) struct MasterLink {
     /// `None` once the master is gone. The socket is of type SOCK_SEQPACKET, but tokio treats it as a datagram socket.
-    /// Like a datagram socket, it keeps messages apart. In addition, it reports that the other end is gone.
+    /// This works, because a SOCK_SEQPACKET socket keeps messages apart as a datagram socket does. In addition, it
+    /// reports that the other end is gone.
     channel: Option<UnixDatagram>,
     term: Signal,
     master: i32,

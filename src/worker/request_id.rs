@@ -34,7 +34,7 @@ impl RequestIds {
     }
 
     /// Returns the id of a request, and leaves it as the only `X-Request-Id` in the headers. A new id replaces the
-    /// client's id if the latter is too long, has unusual characters, or is not the only one.
+    /// client's id if the client's id is too long, has unusual characters, or is not the only one.
     pub(super) fn settle(&self, headers: &mut HeaderMap) -> HeaderValue {
         // Comparing a handful of names costs less than a look-up in the map, which hashes the name. `append` costs less
         // than `insert`.

@@ -27,8 +27,8 @@ use crate::{
 /// because a crash of this worker loses the connections that it has accepted and not answered.
 const PER_TURN: u32 = 8;
 
-/// The most turns of the loop in which this worker takes connections after one look. The other siblings look at the
-/// queues as well, and take their share.
+/// The most turns of the loop in which this worker takes connections after one look at its siblings. The other siblings
+/// look at the queues as well, and take their share.
 const TURNS: u32 = 8;
 
 /// A sibling is reported to the master after this many looks in a row that found its heartbeat late. One such look is
@@ -135,8 +135,8 @@ impl<S> SiblingWatch<S> {
         needy
     }
 
-    /// Returns an observation for each slot. If a slot has several workers, the observation is that of the worker with
-    /// the latest promise. One worker that is well is enough for a slot.
+    /// Returns an observation for each slot. If several workers serve a slot, the slot needs only one that is well. So
+    /// the observation is that of the worker whose heartbeat is due last.
     fn signs(&self) -> Vec<Option<Observation>> {
         let mut signs = vec![None; self.siblings.len()];
         for row in self.shared.scoreboard.rows().filter(|row| row.state() == RowState::Serving) {

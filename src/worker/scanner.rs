@@ -1,8 +1,8 @@
 //! Judges every byte of an HTTP/1 connection before hyper sees it.
 //!
-//! Owns: the grammar of requests, the place where each body ends (RFC 9112), and the limits on size. It is pure: it
-//! gets bytes and returns a verdict. Refuses: IO, clocks, the response to a refused request (`connection`), and HTTP/2
-//! except for the checks in `http2`.
+//! Owns: the grammar of requests, the position at which each body ends (RFC 9112), and the limits on size. The scanner
+//! is pure: it gets bytes and returns a verdict. Refuses: IO, clocks, the response to a refused request (`connection`),
+//! and HTTP/2 except for the checks in `http2`.
 //!
 //! hyper is lenient: it takes a bare LF for the end of a line, ignores a `Content-Length` beside a `Transfer-Encoding`,
 //! and cuts a fragment off a target. A proxy in front of us that reads such a request differently would disagree with
@@ -119,8 +119,9 @@ impl Scanner {
         Self { limits: limits.in_force(), state: ScanState::Head(RequestHead::default()), then: AfterBody::default() }
     }
 
-    /// Judges the bytes that did not pass before, followed by new ones. However the bytes are split, the same bytes get
-    /// the same verdict, and the scanner looks at each of them once.
+    /// Judges `bytes`. The caller must begin them with the bytes that did not pass in the last call, and append the
+    /// bytes that have arrived since then. The same bytes get the same verdict, however they are split, and the scanner
+    /// looks at each byte once.
     pub(crate) fn scan(&mut self, bytes: &[u8]) -> Scan {
         let mut pass = 0;
         loop {
@@ -181,7 +182,8 @@ impl Scanner {
         };
     }
 
-    /// Returns true if a head has begun and is not complete. An empty line before a head does not begin it.
+    /// Returns true if a head has begun and is not complete. An empty line before a head does not count as its
+    /// beginning.
     pub(crate) fn in_head(&self) -> bool {
         matches!(&self.state, ScanState::Head(head) if head.has_begun())
     }
@@ -192,7 +194,7 @@ impl Scanner {
     }
 
     /// Returns how many of the next bytes are pure content of a body with `Content-Length` or of a chunk. The caller
-    /// may read them past the scanner, and must call [`skip`](Self::skip) after that.
+    /// may read these bytes without offering them to the scanner, and must call [`skip`](Self::skip) after that.
     pub(crate) fn body_left(&self) -> Option<u64> {
         match &self.state {
             ScanState::Length(left) => Some(*left),
@@ -201,7 +203,8 @@ impl Scanner {
         }
     }
 
-    /// Notes that this many bytes of [`body_left`](Self::body_left) were read past the scanner.
+    /// Notes that the caller has read this many bytes of [`body_left`](Self::body_left) without offering them to the
+    /// scanner.
     pub(crate) fn skip(&mut self, bytes: u64) {
         match &mut self.state {
             ScanState::Length(left) => {
@@ -216,8 +219,8 @@ impl Scanner {
     }
 
     /// Returns true if the last request asked for another protocol and its body is over. The caller keeps what the
-    /// client sends now until the response is known. Then it either calls [`resume`](Self::resume), or the bytes belong
-    /// to the other protocol and are no longer scanned.
+    /// client sends now until the response is known. If HTTP continues after the response, the caller calls
+    /// [`resume`](Self::resume). If not, the bytes belong to the other protocol and are no longer scanned.
     pub(crate) fn is_held(&self) -> bool {
         matches!(self.state, ScanState::Held)
     }

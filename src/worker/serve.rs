@@ -10,8 +10,8 @@ use super::Body;
 pub(super) use super::peer::Peer;
 pub(crate) use crate::BoxError;
 
-/// All bounds that the worker needs on the app's service, combined into one trait. Every service that meets them
-/// implements it.
+/// All bounds that the worker needs on the app's service, combined into one trait. Every service that meets these
+/// bounds implements the trait.
 pub(crate) trait Serve<B>:
     Service<Request<Body>, Response = Response<B>, Error: Into<BoxError>, Future: Send + 'static> + Clone + Send + 'static
 {

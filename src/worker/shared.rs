@@ -35,10 +35,11 @@ use crate::{
 };
 
 /// The least time between two messages to the master about new connections, in milliseconds. After each message the
-/// master may give the kernel a new steering program, so a worker must not send a message for every connection.
+/// master may give the kernel a new steering program, which chooses the slot of each new connection. So a worker must
+/// not send a message for every connection.
 const ARRIVALS_EVERY: u64 = 10;
-/// The least time between two messages about new connections if connections do not stay open, in milliseconds. It is
-/// longer than `ARRIVALS_EVERY`, because connections that end soon leave little to balance.
+/// The least time between two messages about new connections, in milliseconds, if the connections do not stay open. It
+/// is longer than `ARRIVALS_EVERY`, because connections that end soon leave little to balance.
 const PASSERS_BY_EVERY: u64 = 250;
 
 /// The pause after which a full worker checks again whether a sibling has room.
@@ -212,7 +213,7 @@ impl Shared {
     }
 
     /// Returns the time, on the coarse clock, until which a drain waits for a busy connection of HTTP/2 to become idle.
-    /// After this time the connection is warned. At least half of the grace is then left for its streams.
+    /// After this time the client of the connection is warned. At least half of the grace is then left for its streams.
     pub(super) fn drain_waits(&self) -> u64 {
         self.drain_waits.load(Relaxed)
     }
@@ -238,9 +239,9 @@ impl Shared {
         self.ends.load(Relaxed)
     }
 
-    /// Sends a message to the master. If it does not fit into the channel now, a later
-    /// [`send_unsent`](Self::send_unsent) sends it. The kept messages are sent in the order of the calls, and equal
-    /// ones only once.
+    /// Sends a message to the master. If the message does not fit into the channel now, it is kept for
+    /// [`send_unsent`](Self::send_unsent), unless it is about new connections or equals a kept message. Kept messages
+    /// are sent in the order of the calls.
     pub(super) fn send(&self, message: ToMaster) {
         let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         if unsent.is_empty() && self.is_sent(&message) {
@@ -252,8 +253,8 @@ impl Shared {
         }
     }
 
-    /// Sends the messages that did not fit into the channel before. Each heartbeat calls it, because a master that
-    /// stood still reads again later.
+    /// Sends the messages that did not fit into the channel before. The worker calls this function at each heartbeat,
+    /// because a master that stood still may read again later.
     pub(super) fn send_unsent(&self) {
         let mut unsent = self.unsent.lock().unwrap_or_else(PoisonError::into_inner);
         let sent = unsent.iter().take_while(|message| self.is_sent(message)).count();
@@ -293,8 +294,8 @@ impl Shared {
         }
     }
 
-    /// Tells the master of new connections, so that emptier slots get more of the next connections. Limits how often it
-    /// does this.
+    /// Tells the master of new connections, so that emptier slots get more of the next connections. Does nothing if the
+    /// last message was sent less than `ARRIVALS_EVERY` ago, or `PASSERS_BY_EVERY` if connections do not stay open.
     fn tell_arrivals(&self) {
         let (now, known) = (clock::coarse(), self.row.accepted());
         let came = known - self.arrivals_known.load(Relaxed);
@@ -365,8 +366,8 @@ impl Shared {
         over > 0
     }
 
-    /// Makes an idle connection leave so that its descriptor becomes free, and waits for that, but not longer than
-    /// `LOOK_AGAIN`. Returns false if no connection may leave.
+    /// Makes an idle connection leave so that its descriptor becomes free, and waits until a connection has ended, but
+    /// not longer than `LOOK_AGAIN`. Returns false if no connection may leave.
     pub(super) async fn free_descriptor(&self) -> bool {
         let one_leaves = self.evict("the worker runs out of file descriptors or memory");
         if one_leaves {

@@ -17,8 +17,8 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    /// Returns `None` if the line must be suppressed now. If it may be written, returns how many lines were suppressed
-    /// since the last written line.
+    /// Returns `None` if the line must be suppressed now. If the line may be written, returns how many lines were
+    /// suppressed since the last written line.
     pub(super) fn pass(&self) -> Option<u64> {
         self.pass_at(clock::coarse())
     }

@@ -56,8 +56,8 @@ fn value<'a>(headers: &'a Headers, name: &HeaderName) -> Option<&'a [u8]> {
     headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_bytes())
 }
 
-/// Parses the request line of a refused request, which no other parser has read. Returns `None` if it is not whole and
-/// valid.
+/// Parses the request line of a refused request, which no other parser has read. Returns `None` if the request line is
+/// incomplete or not valid.
 pub(super) fn request_line(head: &[u8]) -> Option<(Method, Uri, Version)> {
     let head = head.strip_prefix(b"\r\n").unwrap_or(head);
     let line = &head[..head.iter().position(|byte| matches!(byte, b'\r' | b'\n'))?];
@@ -72,7 +72,8 @@ pub(super) fn request_line(head: &[u8]) -> Option<(Method, Uri, Version)> {
     Some((Method::from_bytes(method).ok()?, Uri::try_from(target).ok()?, version))
 }
 
-/// Returns the user name of HTTP's Basic scheme (RFC 7617). The worker does not know whether the password was right.
+/// Returns the user name that the client sent by HTTP's Basic scheme (RFC 7617). The worker does not know whether the
+/// password was right.
 fn user(headers: &Headers) -> Option<Vec<u8>> {
     let (scheme, credentials) = value(headers, &AUTHORIZATION)?.split_at_checked(6)?;
     let mut pair = scheme

@@ -1,8 +1,8 @@
 //! What a connection is doing, and how long it may do it.
 //!
 //! Owns: the state that decides when the time of `http.header_timeout`, `http.keep_alive`, `http.write_timeout` or, in
-//! a drain, `workers.drain_idle` is over. This file has no timers: a request only leaves stamps of the coarse clock,
-//! and the connection's one timer reads them when it fires. Refuses: the reaction when a deadline is over
+//! a drain, `workers.drain_idle` is over. This file has no timers. A request only stores times of the coarse clock, and
+//! the connection's one timer reads these times when it fires. Refuses: the reaction when a deadline is over
 //! (`connection`), and `http.body_timeout` (`body`).
 
 use std::{
@@ -169,8 +169,8 @@ impl Activity {
         })
     }
 
-    /// Returns the moment since which the connection has been idle; `None` if it must not be asked to leave. A
-    /// connection may be asked if it has had a response or speaks HTTP/2, and was not asked yet.
+    /// Returns the moment since which the connection has been idle; `None` if the connection must not be asked to
+    /// leave. A connection may be asked if it has had a response or speaks HTTP/2, and was not asked yet.
     pub(super) fn evictable_since(&self) -> Option<u64> {
         let has_answer = self.idle_since.load(Relaxed) != NEVER;
         self.idle_since().filter(|_| has_answer && !self.is_asked_to_leave())
@@ -230,8 +230,8 @@ impl Activity {
     }
 }
 
-/// Returns the earlier of two deadlines. It is called at each turn of a connection's task. It is written out, because
-/// an iterator over both deadlines would cost 100 instructions for each request.
+/// Returns the earlier of two deadlines. Each turn of a connection's task calls this function. It is a plain `match`,
+/// because an iterator over both deadlines would cost 100 instructions for each request.
 fn sooner(one: Option<(u64, Overdue)>, other: Option<(u64, Overdue)>) -> Option<(u64, Overdue)> {
     match (one, other) {
         (Some(one), Some(other)) => Some(if other.0 < one.0 { other } else { one }),

@@ -28,10 +28,10 @@ use crate::worker::{scanner::Refusal, serve::BoxError};
 
 /// A request's body as it arrives from the connection.
 ///
-/// The body ends with an error in four cases. The body is longer than `http.limit_request_body`, the client is silent
-/// for `http.body_timeout` while the app waits for more, the framing of the body is wrong, or the client goes away. In
-/// the first three cases the worker sends 413, 408 or 400 in place of the app's response, unless the head of the app's
-/// response is already sent.
+/// The body ends with an error in four cases: if it is longer than `http.limit_request_body`, if the client is silent
+/// for `http.body_timeout` while the app waits for more, if the framing of the body is wrong, or if the client goes
+/// away. In the first three cases the worker sends 413, 408 or 400 in place of the app's response, unless the head of
+/// the app's response is already sent.
 ///
 /// An app need not read the body. If the app drops it before its end, the worker reads and discards the rest of the
 /// body if the rest is small. If the rest is large, the response says `Connection: close`.
@@ -55,8 +55,8 @@ struct ReceivedBody {
     incoming: Incoming,
     connection: Arc<Connection>,
     outcome: Arc<BodyOutcome>,
-    /// True if the client waits for `100 Continue` and nothing of the body has come. If the body is left unread,
-    /// [`Unread`] needs to know this.
+    /// True if the client waits for `100 Continue` and nothing of the body has come. [`Unread`] needs to know this if
+    /// the app does not read the body.
     awaited: bool,
     left: u64,
     /// The timer of `http.body_timeout`. It is made when the app first waits for the body. If it fires before the
@@ -94,8 +94,8 @@ pub enum BodyError {
 }
 
 impl Body {
-    /// Returns the request with the body that the app gets, and the outcome of this body; `None` if the request has no
-    /// body.
+    /// Returns the request with the body that the app gets, and the outcome of this body. The outcome is `None` if the
+    /// request has no body.
     pub(super) fn of(
         request: Request<Incoming>,
         connection: &Arc<Connection>,

@@ -1,8 +1,8 @@
 //! Finds out if the client of a request is still there when the request is handed to the app.
 //!
-//! Owns: the knowledge that the event loop has about the other end of a stream without a system call, and the decision
-//! that no client waits for the response. Refuses: the question to the kernel (`sys::fd`), and clients that leave
-//! later, when the app has their requests (`client_gone`).
+//! Owns: the look at what the event loop already knows about the client's end of a stream, and the decision that no
+//! client waits for the response. Refuses: the system call that asks the kernel about the stream (`sys::fd`), and the
+//! clients that leave later, when the app has their requests (`client_gone`).
 //!
 //! A worker that died or hung leaves requests in its queue, and their clients give up. Without this check the next
 //! worker would serve each of these requests for nothing. A request among them that crashes workers would crash the
@@ -20,8 +20,8 @@ use crate::sys::fd;
 
 /// A stream that can tell if the client has ended it.
 pub(in crate::worker) trait ClientStream: AsyncRead + AsyncWrite + Unpin {
-    /// Returns true if the event loop has seen a FIN or RST of the client. It costs no system call. The knowledge may
-    /// be as old as the last turn of the loop.
+    /// Returns true if the event loop has seen a FIN or RST of the client. The call makes no system call, so the answer
+    /// may be as old as the last turn of the loop.
     fn is_ending(&self) -> bool;
 }
 
@@ -59,9 +59,9 @@ impl Connection {
     }
 
     /// Returns true if the client has left when its request is about to be handed to the app. `now` is in milliseconds
-    /// of the monotonic clock. The kernel is asked only if the event loop has seen the client's end, or may have missed
-    /// it. The loop may have missed it while the connection waited in the accept queue, or while the loop was held up.
-    /// A late heartbeat shows that the loop was held up.
+    /// of the monotonic clock. The kernel is asked only if the event loop has seen a FIN or RST of the client, or may
+    /// have missed it. The loop may have missed it while the connection waited in the accept queue, or while the loop
+    /// was held up. A late heartbeat shows that the loop was held up.
     pub(super) fn client_has_left(&self, now: u64) -> bool {
         let unsure = self.ending.load(Relaxed) || self.shared.is_held_up(now);
         if unsure {

@@ -49,9 +49,9 @@ use crate::{
 };
 
 /// Answers one request, by the app or by the worker itself. This function decides whether the app or the worker
-/// answers, creates the guard that counts the request, and calls the app. It does not leave this work to the first poll
-/// of the returned future. So the connection counts as busy as soon as the head has come, and the future need not hold
-/// the request, which is large.
+/// answers, creates the guard that counts the request, and calls the app. It does all this before it returns the
+/// future, and not at the future's first poll. So the connection counts as busy as soon as the head has come, and the
+/// future need not hold the request, which is large.
 pub(super) fn answer<S, B>(
     mut request: Request<Incoming>,
     app: S,
@@ -230,7 +230,7 @@ fn panicked() -> BoxError {
     "it panicked".into()
 }
 
-/// What the worker keeps while the app has a request. The response is made from it.
+/// The data that the worker keeps while the app has a request, and needs to make the response.
 struct InFlight {
     guard: InFlightGuard,
     /// The outcome of the request's body; `None` if the request has no body.

@@ -54,8 +54,8 @@ const WARNED: u64 = 1_000;
 /// place.
 const UNANSWERED: u64 = 5_000;
 
-/// With `http.http2_rebalance` at least this time passes between two checks whether a connection should move to a
-/// sibling (another worker).
+/// With `http.http2_rebalance` the worker checks now and then whether a connection should move to a sibling (another
+/// worker). At least this time passes between two such checks.
 const WEIGH: u64 = 200;
 /// With `http.http2_rebalance` a connection is checked only if it has had at least this many streams.
 const STREAMS_MIN: u32 = 20;
@@ -249,7 +249,8 @@ impl Http2State {
     }
 
     /// Tells the activity when the connection becomes busy or idle. A connection is busy while a stream is open on the
-    /// wire. The app's part may be over much earlier, because h2 may hold the end of a response back for long.
+    /// wire. The app may have finished its response much earlier, because h2 may hold the end of a response back for
+    /// long.
     fn update_activity(&self, were_open: bool, activity: &Activity, now: u64) {
         match (were_open, self.streams.are_open()) {
             (false, true) => activity.request_begins(),
@@ -365,7 +366,7 @@ impl Http2Lifecycle {
                 goodbye_at.map(|at| (at, Due::Goodbye))
             }
             // The client is warned even if the connection is idle now. The connection was busy after `by`, but each
-            // request was so short that no check saw it under way.
+            // request was so short that no check found a request under way.
             DrainStage::Open => (!self.left).then(|| (after(by, 0), Due::Leave)),
             DrainStage::Warned { over: true, .. } | DrainStage::Ending { .. } => None,
             DrainStage::Warned { since, answered, .. } => {

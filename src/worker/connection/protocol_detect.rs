@@ -20,8 +20,8 @@ pub(super) struct ProtocolDetect {
     pub(super) bytes: Vec<u8>,
 }
 
-/// Reads until the client's protocol is known, or until nothing more should be waited for. `call` wakes the
-/// connection's task when the worker wakes all connections.
+/// Reads until the client's protocol is known, the stream ends, a deadline is over, or the grace of a drain ends.
+/// `call` wakes the connection's task when the worker wakes all connections.
 pub(super) async fn read<T>(
     stream: &mut T,
     connection: &Connection,

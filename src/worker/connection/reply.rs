@@ -1,4 +1,4 @@
-//! The body of a response on its way to hyper, and the guard in it.
+//! The body of a response on its way to hyper, and the guard in this body that counts the request as in flight.
 //!
 //! Owns: the guard that counts a request as in flight until the last byte of its response is handed to the connection,
 //! and the one type of body that hyper gets. Refuses: the head of the response (`exchange`), and the line in the access

@@ -110,8 +110,8 @@ impl Connection {
         if let Some(declined) = declined
             && let Ok(mut stream) = declined.await
         {
-            // The result is ignored. If the time runs out, the client did not even read the last response, and the
-            // worker does not wait any longer.
+            // If the time runs out, the client did not even read the last response, and the worker does not wait any
+            // longer. So the result does not matter.
             let _ =
                 timeout(linger::SILENCE + linger::MOST, poll_fn(|cx| Pin::new(&mut stream).poll_shutdown(cx))).await;
         }

@@ -1,7 +1,7 @@
 //! Checks a request of HTTP/2 for the faults that h2 does not look for. With HTTP/1 the scanner looks for these faults.
 //!
-//! Owns: the checks of the limits, of `Host` beside `:authority`, and of `Expect`. It is pure. Refuses: frames and
-//! header blocks, which h2 judges, and responses (`connection::exchange`).
+//! Owns: the checks of the limits, of `Host` beside `:authority`, and of `Expect`. These checks do no IO and read no
+//! clock. Refuses: frames and header blocks, which h2 judges, and responses (`connection::exchange`).
 
 use http::{
     Request,
@@ -11,8 +11,7 @@ use http::{
 use super::Refusal;
 use crate::settings::Http;
 
-/// Looks for the faults of a request that h2 does not look for. Returns the first one, or `None` if there is no such
-/// fault.
+/// Looks for the faults of a request that h2 does not look for. Returns the first fault, or `None` if there is none.
 pub(crate) fn http2_fault<B>(request: &Request<B>, http: &Http) -> Option<Refusal> {
     let headers = request.headers();
     let over = |size: usize, limit: usize| limit > 0 && size > limit;

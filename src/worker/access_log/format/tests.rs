@@ -141,8 +141,8 @@ fn only_a_basic_user_with_a_name_is_shown() {
         ("Bearer YTo=", "-"),
         ("Basic", "-"),
         ("é", "-"),
-        // The first pair has no colon. In the second pair the user name consists of the bytes a, LF, b, a quote, and
-        // 0xff.
+        // The first credentials have no colon when they are decoded. The user name in the second credentials consists
+        // of the bytes a, LF, b, a quote, and 0xff.
         ("Basic YQpi", "-"),
         ("Basic YQpiIv86eA==", r#"a\x0ab\"\xff"#),
     ] {
