@@ -18,7 +18,7 @@
 //!     oxicorn::main(factory)
 //! }
 //!
-//! /// Runs in each worker after the fork: open pools and start tasks here, not in `main`.
+//! /// Runs in each worker after the fork. Open pools and start tasks here, not in `main`.
 //! async fn factory(worker: oxicorn::WorkerContext) -> Result<Router, Infallible> {
 //!     let hello = async move |Path(name): Path<String>| format!("hello {name}, from worker {}\n", worker.slot());
 //!     Ok(Router::new().route("/hello/{name}", get(hello)))
