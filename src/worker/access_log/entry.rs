@@ -31,7 +31,7 @@ impl AccessEntry {
         Self { log, begun, facts }
     }
 
-    /// Notes the status of the response, and those of its headers that the line shows.
+    /// Notes the status of the response, and the values of the headers that the line shows.
     pub(in crate::worker) fn answered(&mut self, answer: &Parts) {
         self.facts.status = Some(answer.status);
         self.facts.response_headers = format::keep(&self.log.response_headers, &answer.headers);

@@ -230,7 +230,7 @@ fn panicked() -> BoxError {
     "it panicked".into()
 }
 
-/// The data that the worker keeps while the app has a request, and needs to make the response.
+/// The data that the worker keeps while the app has a request. The worker needs these data to make the response.
 struct InFlight {
     guard: InFlightGuard,
     /// The outcome of the request's body; `None` if the request has no body.
