@@ -26,8 +26,8 @@ const SETTLE: Duration = Duration::from_secs(1);
 /// handshake between two continents takes less time than this.
 const REFUSE_NEW: Duration = Duration::from_millis(250);
 
-/// If the grace ends before [`SETTLE`] is over, this length replaces [`REFUSE_NEW`]. The listeners then close after this
-/// time without new handshakes.
+/// If the grace ends before [`SETTLE`] is over, this length replaces [`REFUSE_NEW`]. The listeners then close after
+/// this time without new handshakes.
 const REFUSE_NEW_SHORT: Duration = Duration::from_millis(20);
 
 /// The tasks that poll a worker's listeners, and the closing step that these listeners have reached in a drain.
