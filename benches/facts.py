@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
-"""Measures point reads and inserts a second: the reference service beside FastAPI and Uvicorn with the same work.
+"""Measures point reads and inserts a second of the reference service, and of FastAPI with Uvicorn for the same work.
 
-`make bench-facts` runs it. Both servers have two workers, the same mongod or SQLite, the same wrk, and interleaved
-rounds; the output is median and range. Inserts on SQLite are equally durable on both sides (WAL, synchronous=NORMAL).
+`make bench-facts` runs it. Both servers have two workers, the same mongod or SQLite, and the same wrk. Their rounds
+alternate. The output is the median and the range. Inserts on SQLite are equally durable on both sides (WAL,
+synchronous=NORMAL).
 Servers, client and database share the machine, so compare figures of one run only.
 """
 

@@ -1,6 +1,5 @@
-"""The reference service's facts as FastAPI users write them: pymongo's async client, or sqlite3 in a thread.
-
-A peer of `make bench-facts`; `benches/facts.py` starts it under uvicorn.
+"""Serves facts as the reference service does, written as FastAPI users would: with pymongo's async client, or with
+sqlite3 in a thread. `make bench-facts` compares both services; `benches/facts.py` starts this one under uvicorn.
 """
 
 import asyncio

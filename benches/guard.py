@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Compares the instructions of a request in a worker of the release binary with the recorded ones: `make bench-guard`.
 
-Owns: counting with valgrind's callgrind, which depends little on the machine and its other load, and the verdict: more
-than 3 % above benches/instructions.json is a failure. Refuses: time (`cargo bench --bench load`), and the work of the
-kernel.
+Owns: the count, and the verdict. Valgrind's callgrind counts, because its counts depend little on the machine and its
+other load. A count of more than 3 % above benches/instructions.json is a failure. Refuses: to measure
+time (`cargo bench --bench load` does), and to count the work of the kernel.
 
 The program runs twice, once with few requests and once with many. The difference of both counts is the cost of the
 requests alone, because the start and the end cost the same in both runs.

@@ -1,7 +1,8 @@
-//! The peers: oxicorn, and the servers that its users would otherwise choose. Each has its defaults, unless a scenario
-//! sets it otherwise.
+//! The peers: oxicorn, and the servers that its users would otherwise choose. Each peer runs with its default settings,
+//! unless a scenario needs other settings.
 //!
-//! Owns: the names, versions and commands of the peers, and what each cannot do. Refuses: tuning of only one of them.
+//! Owns: the names, versions and commands of the peers, and what each cannot do. Refuses: to tune only one of the
+//! peers.
 
 use std::{
     fmt::Write as _,

@@ -1,7 +1,7 @@
-//! What oxicorn promises of its speed, size and steadiness, compared with the measured rows.
+//! Checks whether the measured rows keep what oxicorn promises about its speed, its size and its steadiness.
 //!
-//! Owns: the bounds. Refuses: judgement of what was not run, and arithmetic means. A ratio is the median of the rounds'
-//! ratios.
+//! Owns: the bounds. Refuses: to judge what was not run, and to use arithmetic means. A ratio is the median of the
+//! rounds' ratios.
 
 use oxicorn_testkit::record::{Promise, Record, Row, Spread};
 

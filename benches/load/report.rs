@@ -1,7 +1,7 @@
 //! The report of a run: tables on the terminal, `load.json` and `report.html` in a folder, and a comparison of two
 //! runs.
 //!
-//! Owns: the look of a record. Refuses: measurement, and changes to what the record says.
+//! Owns: how a record is shown. Refuses: to measure, and to change what the record says.
 
 #[path = "report/compare.rs"]
 mod compare;

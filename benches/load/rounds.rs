@@ -1,7 +1,7 @@
 //! The rounds of a run: in each round every peer of a scenario takes its turn, and the order rotates.
 //!
-//! Owns: the decision which server runs when, and the progress that is shown. Refuses: the end of a run because one
-//! peer fails. Instead, the report shows the failure.
+//! Owns: the decision which server runs when, and the progress that is shown. Refuses: to end the run when one peer
+//! fails. The report shows the failure instead.
 
 use indicatif::{ProgressBar, ProgressStyle};
 

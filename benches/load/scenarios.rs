@@ -1,6 +1,6 @@
 //! The scenarios, each with the peers that take part, in the order in which they run.
 //!
-//! Owns: the list. Refuses: measurement (the files below measure), and leaving out a peer without a reason.
+//! Owns: the list. Refuses: to measure (the files in `scenarios/` do), and to leave out a peer without a reason.
 
 #[path = "scenarios/life.rs"]
 mod life;

@@ -1,7 +1,7 @@
 //! A running peer: its processes, what the kernel says about them, and what the benchmark does to them.
 //!
-//! Owns: the start and the end of the processes. Refuses: ending processes by name. All processes are children of the
-//! benchmark, in process groups of their own.
+//! Owns: the start and the end of the processes. Refuses: to end processes by name. It ends them by process group,
+//! because each of its child processes has a group of its own.
 
 use std::{
     collections::BTreeMap,
@@ -51,7 +51,8 @@ impl Server {
                 let path = dir.path().join(name);
                 File::options().append(true).create(true).open(path).expect("a file in our own folder")
             };
-            // Stdout and stderr go to two files, because a line for each request is not an error.
+            // Stdout and stderr go to two files, because only the end of stderr is quoted as the error. A log line for
+            // each request goes to stdout, because it is not an error.
             command.current_dir(dir.path()).stdin(Stdio::null()).stdout(log("stdout.log")).stderr(log("stderr.log"));
             command.process_group(0).spawn().unwrap_or_else(|error| panic!("{}: {error}", peer.name()))
         };

@@ -1,6 +1,6 @@
 //! Compares two runs, figure by figure.
 //!
-//! Owns: the words for the difference between two figures. Refuses: the judgement whether a figure has become better.
+//! Owns: the words for the difference between two figures. Refuses: to judge whether a figure has become better.
 
 use oxicorn_testkit::record::{Record, Row, Spread};
 
@@ -9,8 +9,8 @@ use super::{
     text::{fold, plain, table},
 };
 
-/// Writes one table for each scenario, with the rows of both runs. A row that only one run has is named after
-/// the tables.
+/// Writes one table for each scenario, with the rows of both runs. Rows that only one run has are listed below the
+/// tables.
 #[must_use]
 pub fn compare(old: &Record, new: &Record) -> String {
     let mut out = String::new();

@@ -1,6 +1,8 @@
-//! The labels and units of figures, whether more is better, and numbers as people read them.
+//! Gives each figure its label and its unit, says whether a higher value is better, and writes numbers as people read
+//! them.
 //!
-//! Owns: names and numbers. Refuses: a list of the figures that exist, because each label is made from a figure's name.
+//! Owns: names and numbers. Refuses: to list the figures that exist. It needs no list, because it makes each label from
+//! the figure's name.
 
 use std::collections::BTreeMap;
 

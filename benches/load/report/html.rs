@@ -1,6 +1,6 @@
 //! A record as one HTML page with words, tables and plots. The page loads nothing from elsewhere.
 //!
-//! Owns: the layout of the page. Refuses: scripts, and unescaped text from the record.
+//! Owns: the layout of the page. Refuses: to use scripts, and to write text from the record without escaping it.
 
 use oxicorn_testkit::record::{Record, Row};
 
@@ -121,7 +121,7 @@ fn section(at: usize, scenario: &Scenario, peers: &[Peer]) -> String {
     });
     let head = heads(columns.iter().map(|column| escape(&column.head())));
     let figures = if columns.is_empty() { String::new() } else { table("Median, lowest–highest", &head, figures) };
-    // If there is only one plot, a table of up to three columns has room beside it.
+    // If there is only one plot, a table of up to three columns fits beside this plot.
     let (beside, below) =
         if drawn.len() == 1 && columns.len() < 4 { (figures, String::new()) } else { (String::new(), figures) };
     let mut out = format!(

@@ -1,7 +1,8 @@
 //! Plots: each function takes numbers and returns the text of an SVG element.
 //!
-//! Owns: the position of each mark. Refuses: colours (`page.css` has them), and a crate for plots. The page must be one
-//! file that loads nothing, and the text in it must be escaped.
+//! Owns: the position of each mark. Refuses: to choose colours (`page.css` does), and to use a crate for plots. The
+//! functions write the SVG themselves, because the page must be one file that loads nothing, and because the text in it
+//! must be escaped.
 
 use std::fmt::Write;
 

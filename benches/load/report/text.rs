@@ -1,6 +1,6 @@
 //! A record as plain text, for terminals and pipes alike.
 //!
-//! Owns: the text, in lines of at most 100 columns. Refuses: colour and control characters.
+//! Owns: the text, in lines of at most 100 columns. Refuses: to write colours and control characters.
 
 use oxicorn_testkit::record::{Promise, Record};
 
