@@ -2,7 +2,7 @@
 //!
 //! Owns: two HTTP clients, the generator of random choices, and the record of a benchmark's figures. `client` is small
 //! and blocks, and `load` uses many connections at a pace. Neither client retries, so every lost request is seen.
-//! Refuses: starting the program under test, and any knowledge of that program (`tests/common` has both).
+//! Refuses: to start the program under test, and to know anything about that program (`tests/common` does both).
 #![allow(missing_debug_implementations, reason = "nothing outside the tests uses it")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 

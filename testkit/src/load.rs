@@ -1,8 +1,8 @@
 //! The one client that measures every peer. A load says how many connections it uses, at which pace, and what it asks
 //! for. The client notes how each request ended.
 //!
-//! Owns: the threads, the pace, and the clock that measures a request. Refuses: retries, and a request that is counted
-//! twice or not at all.
+//! Owns: the threads, the pace, and the clock that measures a request. Refuses: to send a request again, and to count a
+//! request twice or not at all.
 //!
 //! At *saturation*, each connection sends the next request as soon as the last answer is there. A *paced* load sends at
 //! a fixed rate, which slow answers do not change. Each request is due at a fixed time. Its latency counts from that

@@ -1,6 +1,6 @@
 //! The random choices of the tests. The same seed gives the same choices on every machine.
 //!
-//! Owns: one small generator. Refuses: security.
+//! Owns: one small generator. Refuses: to give numbers for secrets, because its numbers can be predicted.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The measurements of one run of the benchmark. The benchmark fills these types, saves them, compares them with an
 //! earlier run, and draws plots from them.
 //!
-//! Owns: the record and its medians. Refuses: measurement and judgement.
+//! Owns: the record and its medians. Refuses: to measure and to judge.
 
 use std::collections::BTreeMap;
 
@@ -54,11 +54,13 @@ pub struct Turn {
     /// The measured figures by name. Each name contains the unit of its figure. If a peer does not have a figure, the
     /// map does not contain it.
     ///
-    /// - Loads: `requests_per_second`, `cpu_us_per_request`, `failed`; paced loads also `p50_us`, `p99_us`, `p99_9_us`.
-    /// - Events under load: `failed`, `in_flight`, `lost` (of those in flight), `beyond` (others that failed),
-    ///   `longest_ms`, `stall_ms`, `longest_less_stalls_ms`, `replacement_ms`, `reload_ms`, `exit_ms`.
-    /// - At rest: `startup_ms`, `wakeups_per_second`, `cpu_percent`, `master_pss_kib`, `master_rss_kib`,
-    ///   `worker_pss_kib`, `worker_pss_loaded_kib`, `kib_per_connection`, `syscalls_per_request`, `max_over_mean`.
+    /// - A load can have `requests_per_second`, `cpu_us_per_request` and `failed`. A paced load can also have `p50_us`,
+    ///   `p99_us` and `p99_9_us`.
+    /// - A load with events can have `failed`, `in_flight`, `lost` (of those in flight), `beyond` (others that failed),
+    ///   `longest_ms`, `stall_ms`, `longest_less_stalls_ms`, `replacement_ms`, `reload_ms` and `exit_ms`.
+    /// - The other scenarios can have `startup_ms`, `wakeups_per_second`, `cpu_percent`, `master_pss_kib`,
+    ///   `master_rss_kib`, `worker_pss_kib`, `worker_pss_loaded_kib`, `kib_per_connection`, `syscalls_per_request` and
+    ///   `max_over_mean`.
     pub figures: BTreeMap<String, f64>,
     /// The number of requests in each class. The classes are `ok` and the names of the kinds of failure. Every request
     /// is in exactly one class.
