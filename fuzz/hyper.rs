@@ -1,7 +1,7 @@
 //! Fuzz target that checks hyper: in the bytes that the request scanner passes, hyper sees the same requests as the
 //! scanner.
 //!
-//! Owns: the entry point for libFuzzer. Refuses: the check itself (`oxicorn::fuzzing`).
+//! Owns: the entry point for libFuzzer. Refuses: to do the check (`oxicorn::fuzzing` does).
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,7 +1,7 @@
 //! Fuzz target that checks the parser of PROXY headers: the same bytes have the same result, in whatever pieces they
 //! come.
 //!
-//! Owns: the entry point for libFuzzer. Refuses: the check itself (`oxicorn::fuzzing`).
+//! Owns: the entry point for libFuzzer. Refuses: to do the check (`oxicorn::fuzzing` does).
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

@@ -1,6 +1,6 @@
 //! Fuzz target that checks the request scanner: the same bytes have the same verdict, in whatever pieces they come.
 //!
-//! Owns: the entry point for libFuzzer. Refuses: the check itself (`oxicorn::fuzzing`).
+//! Owns: the entry point for libFuzzer. Refuses: to do the check (`oxicorn::fuzzing` does).
 #![cfg_attr(fuzzing, no_main)]
 
 #[cfg(fuzzing)]

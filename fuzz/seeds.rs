@@ -1,7 +1,7 @@
-//! Writes the inputs with which the fuzz targets begin into a folder. Run it as `seeds FOLDER`.
+//! Writes the first inputs of the fuzz targets into a folder. Run it as `seeds FOLDER`.
 //!
 //! Owns: the inputs, which are cases of tests/corpus and some PROXY headers, in the form that each target reads.
-//! Refuses: running the targets.
+//! Refuses: to run the targets.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's")]
 
 use std::{fs, io, path::Path};
