@@ -198,8 +198,8 @@ fn a_departed_client_is_noticed_behind_a_proxy_header() {
 #[test]
 fn streams_end_with_their_http2_connection() {
     let supervisor = launch().serving(1);
-    // The preface, an empty SETTINGS frame, and the complete HEADERS of one request: fields 2 and 6 of the static
-    // table, then fields 1 and 4 with values of their own.
+    // The client sends the preface, an empty SETTINGS frame, and the complete HEADERS of one request. The HEADERS
+    // contain fields 2 and 6 of HPACK's static table, and then the names of fields 1 and 4 with other values.
     let fields = [b"\x82\x86\x01\x09localhost\x04\x0c/debug/abort".as_slice()].concat();
     let headers = [&[0, 0, u8::try_from(fields.len()).expect("it is short"), 1, 5, 0, 0, 0, 1], &fields[..]].concat();
     let ask = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0".as_slice(), &headers].concat();

@@ -1,5 +1,5 @@
-//! Promise to ourselves: the report of `cargo bench --bench load` shows the record as it is. No promise, peer or figure
-//! is changed or lost on the way.
+//! Promise to ourselves: the report of `cargo bench --bench load` shows the record as it is. The report changes and
+//! loses no promise, no peer and no figure.
 #![allow(unreachable_pub, reason = "the benchmark's own modules, which have no users outside")]
 
 #[path = "../benches/load/report.rs"]

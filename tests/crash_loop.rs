@@ -1,6 +1,6 @@
-//! Promise: when a worker dies young, its slot waits before it gets a new worker. The wait grows with each such death.
-//! Never more than half of the slots wait. A worker that has answered is replaced at once. The master neither spins nor
-//! ends, and names the request that is in flight when the workers die.
+//! Promise: when a worker dies young, its slot waits before it gets a new worker. The wait grows with each young death.
+//! At most half of the slots wait at the same time. A worker that has answered is replaced at once. The master neither
+//! spins nor ends, and names the request that is in flight when the workers die.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
 //! Promise: when one request a second crashes its worker, other requests still find a slot that serves or is about to
-//! serve. No more health checks fail than with Gunicorn. `make soak-storm` runs the long form.
+//! serve. No more health checks fail than with Gunicorn. `make soak-storm` runs this test for longer.
 
 use crate::storm::{Way, run};
 

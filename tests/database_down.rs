@@ -21,8 +21,8 @@ use serde_json::json;
 /// The longest time that a request may wait for a database that is gone. The request may wait two seconds for a server
 /// to be found, and three seconds for this server's answer. docs/reference/reference-service.md states this bound.
 const BOUND: Duration = Duration::from_secs(5);
-/// How soon requests work again after the database is back. This is the time to find the server, and the second for
-/// which the service keeps its last readiness answer.
+/// How soon requests work again after the database is back. This bound is the sum of two times: the time to find the
+/// server, and the second for which the service keeps its last readiness answer.
 const RECOVERY: Duration = Duration::from_secs(3);
 const WORKERS: usize = 2;
 

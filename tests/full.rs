@@ -138,7 +138,8 @@ fn a_unix_socket_and_a_port_share_the_places() {
     drop(ports);
 }
 
-/// Both workers are full, so the kernel spreads the new connections over both of them.
+/// Both workers are full, so the master steers new connections to both of them. Some of these connections wait in the
+/// queue of the busy worker, and the worker with idle connections must accept them.
 #[test]
 fn a_worker_with_idle_connections_takes_what_waits_for_a_worker_without_any() {
     let supervisor = launch("2", "10").serving(2);

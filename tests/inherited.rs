@@ -1,4 +1,4 @@
-//! Promise: a program that becomes oxicorn by exec leaves signals, children and limits behind in its process. They do
+//! Promise: if a program becomes oxicorn by exec, oxicorn inherits the program's signals, children and limits. They do
 //! not harm the service.
 
 use std::time::Duration;

@@ -1,8 +1,8 @@
-//! Promise: `make install` and the commands of docs/guides/systemd.md install a service that runs and needs no other
+//! Promise: `make install` and the commands of docs/guides/systemd.md install a service that runs without any other
 //! file. The completions and the manual page know every command. The Debian package holds what `make install` installs.
 //!
-//! The test plays systemd, because it runs the unit's own commands in new namespaces. It needs root, and the programs
-//! systemd-sysusers and systemd-tmpfiles.
+//! The test plays systemd: it runs the unit's own commands in new namespaces, as systemd would. It needs root, and the
+//! programs systemd-sysusers and systemd-tmpfiles.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,8 +1,9 @@
-//! Promise: the library can be built on. It brings few crates. Cargo can resolve its dependencies together with the
-//! database crates that services use.
+//! Promise: users can build their own services on the library. The library brings few crates. Cargo can resolve its
+//! dependencies together with the database crates that services use.
 //!
-//! Owns: what cargo finds out about the library without compiling. Refuses: the behaviour of a service that is built on
-//! the library (`user_service`, `examples`). Needs the crates' registry, as `cargo build` in a fresh clone does.
+//! Owns: what cargo finds out about the library without compiling. Refuses: to test how a service that is built on the
+//! library behaves (`user_service` and `examples` do). Needs the crates' registry, as `cargo build` in a fresh clone
+//! does.
 
 use std::{
     collections::BTreeSet,

@@ -1,8 +1,8 @@
 //! The suite: all black-box tests are in one program, because fifty programs took minutes to compile and link.
 //!
-//! Owns: the list of promises, one module each. Refuses: tests of anything inside the crate. A test of this suite runs
-//! the real binary and sees this binary only from outside. `cargo test --test suite drain::` runs the tests of one
-//! file.
+//! Owns: the list of the promises, each of which is one module. Refuses: to test anything inside the crate. A test of
+//! this suite runs the real binary and sees this binary only from outside. `cargo test --test suite drain::` runs the
+//! tests of one file.
 
 mod chaos;
 mod common;

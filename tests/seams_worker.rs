@@ -1,6 +1,6 @@
 //! Promise: a runtime for another language than Rust gets from the worker what it needs. The runtime can run its own
-//! outer loop, learn when clients leave, and work on after a response. It can fail a boot with a long text, and it has
-//! a shutdown hook with a time limit of its own.
+//! outer loop, learn when clients leave, and continue to work after a response. It can fail a boot with a long text,
+//! and it has a shutdown hook with a time limit of its own.
 
 use std::{
     fs,

@@ -374,8 +374,8 @@ fn a_certificate_that_cannot_be_used_is_refused_with_a_sentence() {
     running.stop();
 }
 
-/// The master reads the files of certificate and key. The workers have no right to read these files and do not need
-/// this right.
+/// The master reads the files with the certificate and the key. The workers have no right to read these files and do
+/// not need this right.
 #[test]
 fn workers_of_another_user_serve_with_a_key_they_may_not_read() {
     assert!(nix::unistd::Uid::effective().is_root(), "only root can give its rights away: run the tests as root");

@@ -1,4 +1,5 @@
-//! The proof that no request is lost: clients that never retry, a storm over the service that they use, and the result.
+//! Proves that no request is lost. Clients that never retry use a service while a storm of reloads, kills and faults
+//! disturbs this service. The report then lists every lost request.
 //!
 //! Owns: one run from the start to the verdict. `tests/zero_loss.rs` does short runs, `make chaos` does long runs.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "each program that proves something uses a part")]

@@ -1,7 +1,8 @@
-//! The storm: what operators, faulty apps and accidents do to a service, in an order that a seed determines.
+//! A storm does to a service what operators, faulty apps and accidents do. It reloads the service, stops workers for a
+//! moment, kills workers, and so on. A seed determines the order of these actions.
 //!
 //! Owns: the storm's actions, the pauses between them, and the record of what was done and which workers were killed.
-//! Refuses: the verdict on the result.
+//! Refuses: to judge the result (`Report::broken` does).
 
 use std::{
     fs,

@@ -1,7 +1,7 @@
 //! Many clients that run in one thread and never retry. Each of their requests ends in exactly one class.
 //!
-//! Owns: the behaviour of the clients, the fate of their requests, and the stalls of their own thread. Refuses: the
-//! verdict on a loss or a wait, which the report gives.
+//! Owns: the behaviour of the clients, the ends of their requests, and the stalls of their own thread. Refuses: to
+//! judge a loss or a wait (the report does).
 
 use std::{
     io,

@@ -1,4 +1,4 @@
-"""The rows of clients that ask oxicorn directly: one for each library and transport, with its own losses."""
+"""Defines the rows of clients that ask oxicorn directly. Each library and transport has a row with its own losses."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The parts that each cell of the matrix needs: an oxicorn, the events that replace its workers, and a client program.
+"""Has the parts of each cell of the matrix: an oxicorn, events that replace its workers, and a client program.
 
 A client program is called with `URL METHOD SIZE VERSION THREADS SECONDS PAUSE [SOCKET]` and prints one line of JSON:
 `{"tried": n, "lost": n, "errors": {"text": n}, "longest_ms": x}`. First each thread waits for

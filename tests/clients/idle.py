@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Shows which side must keep idle connections longer.
 
-Each proxy is in front of oxicorn, over a wire of 20 ms: once with its default idle time and once with one that is set.
+Each proxy is in front of oxicorn, over a wire of 20 ms. Each runs once with its default idle time and once with a set
+idle time.
 All clients ask at the same moment and then wait for about `http.keep_alive`. If the server closes first, the next
 request meets its FIN on the wire and may be lost. With a shorter idle time in the proxy, nothing may be lost.
 
-`--keep-alive 75 --idle 60` are the values of a deployment, and take five minutes; the defaults show the same in half a
-minute. All proxies run at the same time, because they mostly wait.
+`--keep-alive 75 --idle 60` are the values of a deployment, and a run with them takes five minutes. A run with the
+defaults shows the same in half a minute. All proxies run at the same time, because they mostly wait.
 """
 
 import argparse

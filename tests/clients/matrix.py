@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Real clients and real proxies through the events of oxicorn's life: `make clients` (short) and `make soak-clients`.
+"""Runs real clients and real proxies while oxicorn's workers are replaced: `make clients` (short), `make soak-clients`.
 
 Prints the versions, then the matrix row by row: how many requests were tried and how many were lost. Fails when a cell
 has lost requests that the row's `known` does not explain, or when a cell cannot be tried because a tool is missing.

@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
-"""Clients that ask only now and then, over wires with a delay, with default settings everywhere: nothing may be lost.
+"""Runs clients that ask only now and then, over wires with a delay. All programs have their default settings. No
+request may be lost.
 
 With `--reloads 100`, some clients ask during this many reloads of oxicorn, and others during as many reloads of an
 nginx in front of an oxicorn that does not reload. HTTP/1.1 itself loses a request that is sent while the end of its
 idle connection is on the wire, so these losses are only printed, those of oxicorn beside those of nginx. All clients
-run at the same time, because they mostly wait: six minutes without reloads, a quarter of an hour with a hundred.
+run at the same time, because they mostly wait. A run takes six minutes without reloads, and a quarter of an hour with
+a hundred reloads.
 """
 
 import argparse

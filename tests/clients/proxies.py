@@ -1,9 +1,10 @@
-"""The rows with a proxy before oxicorn: how it starts, how it reaches oxicorn, and which losses are its own fault.
+"""Defines the rows with a proxy in front of oxicorn. Each row says how the proxy starts, how it reaches oxicorn, and
+which losses are the fault of the proxy.
 
 Each proxy has a file in proxies/ with places to fill in: `@port@` (where clients connect), `@dir@` (its folder),
-`@upstream@` (oxicorn), `@idle@` and the like. Towards oxicorn its retries, pools and time limits are its defaults. Only
-its limits towards its clients are long, so that they cause no loss. The client is Python's http.client, which never
-retries.
+`@upstream@` (oxicorn), `@idle@` and the like. Towards oxicorn, the proxy has its default retries, pools and time
+limits. Only its limits towards its clients are long, so that they cause no loss. The client is Python's
+http.client, which never retries.
 """
 
 import contextlib

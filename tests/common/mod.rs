@@ -1,8 +1,8 @@
 //! The parts that all black-box tests share: the supervisor as a child process, a client that never retries, and
 //! `/proc`.
 //!
-//! Owns: starting, watching and ending the real binary, and the database beside it. Refuses: access to anything inside
-//! the crate. No test imports `oxicorn`.
+//! Owns: starting, watching and ending the real binary, and the database beside it. Refuses: to use anything inside the
+//! crate. No test may import `oxicorn`.
 #![allow(dead_code, unreachable_pub, unused_imports, reason = "the programs of the tests use a part each")]
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: a test may read clocks and start threads")]
 

@@ -1,7 +1,7 @@
 //! Raw requests, hostile and legal, and the answer that each of them must get.
 //!
 //! Owns: the cases, which assume the default limits. The scanner's own tests, the tests of the server
-//! (`tests/strictness.rs`) and the fuzzer (`fuzz/`) use them. Refuses: the way in which the bytes reach the server.
+//! (`tests/strictness.rs`) and the fuzzer (`fuzz/`) use them. Refuses: to decide how the bytes reach the server.
 #![allow(dead_code, unreachable_pub, missing_debug_implementations, reason = "each user takes a part")]
 
 mod hostile;

@@ -1,8 +1,8 @@
 //! Promise: the generated parts of the reference say what the program says about itself. `make docs` sets `REWRITE` and
 //! runs the same test, which then writes these parts instead of comparing them.
 //!
-//! The test reads the settings from supervisor.toml. It asks the program for the flag and the variables of each
-//! setting, and for when a change of the setting takes effect. It takes the description of the command line from the
+//! The test reads the settings from supervisor.toml. It asks the program which flag and which variables set each
+//! setting, and when a change of the setting takes effect. It takes the description of the command line from the
 //! `--help` of every command.
 
 use std::{

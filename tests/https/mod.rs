@@ -1,7 +1,7 @@
 //! Clients that speak TLS, and the certificates of the servers that they ask.
 //!
 //! Owns: the test's own certificate authority, the certificates that it signs, and a client that never retries.
-//! Refuses: the tests themselves (`tests/tls.rs`, `tests/behind_proxies.rs`).
+//! Refuses: to test anything (`tests/tls.rs` and `tests/behind_proxies.rs` do).
 #![allow(dead_code, unreachable_pub, missing_debug_implementations, reason = "each user takes a part")]
 
 use std::{

@@ -1,7 +1,6 @@
 //! A service that behaves badly, as a user's own service may. Its settings table decides how it boots, lives and ends.
 //!
-//! Owns: every fault that a factory or an app may have. Refuses: the role of an example to start from (see
-//! `examples/`).
+//! Owns: every fault that a factory or an app may have. Refuses: to be an example for users (see `examples/`).
 
 use std::{
     convert::Infallible, error::Error, fs::OpenOptions, io::Write, path::Path, process::ExitCode, sync::Arc,

@@ -1,7 +1,8 @@
-//! Runs another program in such a way that the kernel refuses steering: `no_steering program [arguments]`.
+//! Runs another program, which then cannot steer new connections to chosen workers, because the kernel refuses it.
+//! Usage: `no_steering program [arguments]`.
 //!
 //! Owns: one seccomp filter that makes setsockopt(SO_ATTACH_REUSEPORT_CBPF) fail with EPERM, in this process and in
-//! every process that it starts. Refuses: any other change to the program that it starts.
+//! every process that it starts. Refuses: to change anything else for the program that it starts.
 #![allow(unsafe_code, reason = "seccomp is two system calls that no library here wraps")]
 
 use std::{env, io, os::unix::process::CommandExt, process::Command};

@@ -2,11 +2,11 @@
 //! runs on hyper with a simple accept loop, and its CPU time and memory are those of hyper. What the first form needs
 //! beyond that is the cost of oxicorn.
 //!
-//! Owns: the service, and the accept loop that a user would write after hyper's own example. Refuses: the measurement
-//! itself.
+//! Owns: the service, and the accept loop that a user would write after hyper's own example. Refuses: to measure (the
+//! benchmark and the tests do).
 //!
-//! If `BARE_HTTP2` is set, the second form speaks only HTTP/2; with `BARE_TLS=CERTFILE,KEYFILE` it speaks TLS. Several
-//! processes may listen on one address.
+//! If `BARE_HTTP2` is set, the second form speaks only HTTP/2; with `BARE_TLS=CERTFILE,KEYFILE`, the second form speaks
+//! TLS. Several processes may listen on one address.
 
 use std::{
     convert::Infallible,

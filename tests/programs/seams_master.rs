@@ -1,13 +1,14 @@
-//! A service that uses what the master offers to other runtimes. Only `tests/seams_master.rs` starts it.
+//! A service that uses what the master offers to runtimes for other languages than Rust. Only `tests/seams_master.rs`
+//! starts it.
 //!
 //! Owns: hooks around each fork, a signal for workers that hang, and a command for upgrades with an additional
-//! argument. Refuses: the role of an example to start from (see `examples/`).
+//! argument. Refuses: to be an example for users (see `examples/`).
 //!
 //! `SEAMS_NOTES` names the file to which each hook adds a line. As long as the file that `SEAMS_FAIL` names exists, the
 //! workers of a program that an upgrade started (`--interpreted`) die as soon as they serve.
 //!
-//! `SEAMS_FAULTS` names the file with the names of the hooks that panic now. `thread` lets `App::prepare` start a thread,
-//! and `slow_fork` lets each fork take three seconds.
+//! `SEAMS_FAULTS` names a file with a list of words. With the name of a hook in this file, the hook panics. With
+//! `thread`, `App::prepare` starts a thread. With `slow_fork`, each fork takes three seconds.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: this service has a thread, and hangs")]
 
 use std::{

@@ -1,8 +1,8 @@
-//! A service that uses what the worker offers to other runtimes. Only `tests/seams_worker.rs` starts it.
+//! A service that uses what the worker offers to runtimes for other languages than Rust. Only `tests/seams_worker.rs`
+//! starts it.
 //!
 //! Owns: an outer loop with a queue of callbacks, handlers that wait until their client has gone, background work, a
-//! slow shutdown hook, and a boot that fails with a long text. Refuses: the role of an example to start from (see
-//! `examples/`).
+//! slow shutdown hook, and a boot that fails with a long text. Refuses: to be an example for users (see `examples/`).
 //!
 //! `SEAMS_LOOP` chooses the outer loop: `own` is the loop below, `returns` is a loop that returns at once, and any
 //! other value means no outer loop.

@@ -1,8 +1,8 @@
 //! The crash storm as a program: `make soak-storm`, or `cargo test --release --test storm -- --seconds 60`.
 //!
 //! Crashes a worker every second by abort, by SIGKILL and by lack of memory. Each of these storms runs with 1, 2 and 4
-//! workers, and beside it the same storm with Gunicorn. Prints a table, and the verdict as the last line. Exits with
-//! code 1 when a promise was broken.
+//! workers. The same storms run with Gunicorn at the same time. Prints a table, and the verdict as the last line. Exits
+//! with code 1 when a promise was broken.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,5 +1,5 @@
-//! Stops under load, in the ways in which stops come in practice. The tests count what the clients lose, and check that
-//! the service counts all of these losses.
+//! Stops services under load, in each way in which services are stopped in practice. The tests count what the clients
+//! lose, and check that the service counts all of these losses.
 //!
 //! Owns: the ways, the clients and the verdict. `tests/stop.rs` does ten stops of each way, and `make soak-stop` does
 //! two hundred.
@@ -29,7 +29,8 @@ use crate::common::{
     Connection, Failure, Launch, PATIENCE, Supervisor, binary, events, eventually, field, request, root,
 };
 
-/// The number of clients of one service. Half of them keep their connection; the others open one for each request.
+/// The number of clients of one service. Half of the clients keep their connection. The others open a new connection
+/// for each request.
 const CLIENTS: usize = 16;
 
 /// The number of services that run and are stopped at the same time. Stopping them together saves time, because a stop

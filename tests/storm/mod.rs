@@ -1,9 +1,9 @@
-//! A storm of crashes, one in each second, as one client with a bad request could cause them. Health checks continue
-//! during the storm. oxicorn and Gunicorn are tested side by side.
+//! Crashes one worker every second, as one client with a bad request could do. This is the storm. Health checks
+//! continue during the storm. oxicorn and Gunicorn are tested side by side.
 //!
 //! Owns: the two servers, the crashes, the client that sends health checks and never retries, and the time in which no
-//! slot served. Refuses: a verdict on one server alone. Both are in the same storm at the same time, so that other load
-//! of the machine disturbs both.
+//! slot served. Refuses: to judge one server alone. Both servers have the same storm at the same time, so that other
+//! load of the machine disturbs both.
 #![allow(dead_code, unreachable_pub, reason = "the tests use a part, the program another")]
 
 use std::{
@@ -38,7 +38,7 @@ const CRASH_PATIENCE: Duration = Duration::from_millis(500);
 const FLOOR: Duration = Duration::from_millis(100);
 /// The additional time that is allowed for a wait, because the machine may have other load.
 const SLACK: Duration = Duration::from_millis(100);
-/// The longest time without a serving slot that is allowed with more than one worker.
+/// With more than one worker, no period without a serving slot may be longer than this.
 const MOST: Duration = Duration::from_millis(250);
 /// The memory limit of each server, in bytes. The master and four workers need less, but the request that allocates
 /// much memory needs more.

@@ -1,8 +1,8 @@
 //! Promise to ourselves: in the library, no two types have the same name, and modules do not import each other in
 //! circles.
 //!
-//! Owns: the lists of items that a file defines and imports, which the test reads without a compiler. Refuses: the
-//! rules about who may import what (`tidy`).
+//! Owns: the lists of items that a file defines and imports, which the test reads without a compiler. Refuses: to
+//! decide which module may import which (`tidy` does).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
