@@ -1,8 +1,8 @@
 //! The log: every `tracing` event becomes one line. The process in which the event happens writes the line at once.
 //!
 //! Owns: the open files of the log and of the access log (a worker takes the access log for itself), and the count of
-//! dropped lines. Refuses: threads and queues, because a fork would break them and a crash would lose their lines; and
-//! spans (`subscriber` says why).
+//! dropped lines. Refuses: to use threads or queues, because a fork would break them and a crash would lose their
+//! lines; and to write spans (`subscriber` says why).
 //!
 //! After its fork, a worker continues to write with the same settings, to the same file.
 
@@ -69,11 +69,11 @@ pub(crate) fn configure(settings: &settings::Log) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// Does what [`configure`] does, in a program that replaces another program in an upgrade. If a file cannot be opened,
-/// the lines go to the file that the other program wrote to and has passed to this one.
+/// Does what [`configure`] does, in the new program of an upgrade. If a file cannot be opened, the lines go to the file
+/// that the old program wrote to and has passed to the new program.
 ///
 /// # Errors
-/// A file cannot be opened, and the other program has passed no file.
+/// A file cannot be opened, and the old program has passed no file.
 pub(crate) fn go_on(settings: &settings::Log, file: Option<OwnedFd>, access: Option<OwnedFd>) -> Result<(), OpenError> {
     use settings::LogTarget::{Off, Standard};
     let Err(error) = configure(settings) else { return Ok(()) };
@@ -119,8 +119,8 @@ pub(crate) fn access_file() -> Option<OwnedFd> {
 }
 
 /// Takes the output of the access log out of the log. A worker calls this after its fork and keeps the output, because
-/// only workers write the access log. If the master has written only the beginning of a line of the log, the worker has
-/// a copy of the rest of that line. The worker drops its copy, because the master still writes the rest.
+/// only workers write the access log. If the master has written only the beginning of a line of the log, the fork has
+/// copied the rest of that line into the worker. The worker drops this copy, because the master itself writes the rest.
 pub(crate) fn take_access() -> Sink {
     let off = Sink::off("log.access");
     match lock().as_mut() {

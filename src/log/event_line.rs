@@ -1,7 +1,7 @@
 //! Formats an event of `tracing` as one line of the log.
 //!
-//! Owns: the format (text or JSON), and the escapes that keep an event from forging a second line. Refuses: the choice
-//! of the events that are written, and of the output.
+//! Owns: the format (text or JSON), and the escapes that keep an event from forging a second line. Refuses: to choose
+//! the events that are written, and to choose the output.
 
 use std::{
     error::Error,

@@ -1,6 +1,6 @@
 //! The output to which the lines of a log go: a file, a pipe, a socket or a terminal.
 //!
-//! Owns: writing lines whole and without waiting for a reader. Refuses: keeping lines; the caller drops and counts the
+//! Owns: writing lines whole and without waiting for a reader. Refuses: to keep lines; the caller drops and counts the
 //! lines that the output did not take.
 //!
 //! The master and its workers share the descriptor of the output. If the output took only a part of a line, the rest of
@@ -221,8 +221,8 @@ impl Sink {
 
 impl Output {
     /// Makes an output of an open file that other programs share. A pipe or a terminal is opened a second time, in
-    /// non-blocking mode. If that fails, the shared file is used unchanged. O_NONBLOCK on the shared file would also
-    /// apply to the shell that started the program.
+    /// non-blocking mode. If that fails, the shared file is used unchanged. This function does not set O_NONBLOCK on
+    /// the shared file, because the flag would also apply to the shell that started the program.
     fn shared(standard: impl AsFd, key: &'static str) -> io::Result<Self> {
         let file = File::from(standard.as_fd().try_clone_to_owned()?);
         let kind = Kind::of(&file)?;
@@ -388,8 +388,8 @@ mod tests {
         }
     }
 
-    /// A pipe takes a page of whole lines in one piece, so the lines of other writers come between pages and never
-    /// inside a line.
+    /// The log writes to a pipe in pages: as many whole lines as the pipe takes in one piece. So the lines of other
+    /// writers come between pages and never inside a line.
     #[test]
     fn many_lines_are_written_a_page_at_a_time_while_there_is_room() {
         let (mut reader, pipe) = io::pipe().unwrap();

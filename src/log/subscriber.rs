@@ -1,8 +1,8 @@
 //! The log as a subscriber of `tracing`: the only one, or a layer beside the app's own layers.
 //!
 //! Owns: the choice of the events that are written, by level and target, and the choice of the subscriber that gets the
-//! events: in the master, in a worker that boots and in a worker that serves. Refuses: spans. A line of the log shows
-//! no spans, so only the app's layers get them.
+//! events. The subscriber may differ between the master, a worker that boots and a worker that serves. Refuses: to
+//! record spans. A line of the log shows no spans, so only the app's layers get them.
 
 use std::{
     cell::RefCell,
@@ -171,9 +171,9 @@ where
 struct LogLayer;
 
 impl<S: Subscriber> Layer<S> for LogLayer {
-    /// Ends the default subscriber of this thread when the app installs the subscriber that holds this layer. The rest
-    /// of the factory may make spans that instrument its tasks. Such a span keeps, as long as it exists, the subscriber
-    /// that it was made with.
+    /// Ends the default subscriber of this thread when the app installs the subscriber that holds this layer. The log
+    /// must not stay the default until the factory ends, because the rest of the factory may make spans for its tasks.
+    /// Such a span keeps, as long as it exists, the subscriber that it was made with.
     fn on_register_dispatch(&self, _: &Dispatch) {
         step_aside();
     }

@@ -1,9 +1,9 @@
-//! Prints the messages of a command for the operator at the terminal. The result goes to stdout. Other lines go to
-//! stderr and begin with the name of the program.
+//! Prints the messages of a command for the operator at the terminal. The result goes to stdout. Errors, warnings and
+//! notes go to stderr, and each of their lines begins with the name of the program.
 //!
 //! Owns: the name of the program, the form of these lines, and the escapes. Without the escapes, a text from another
-//! process or from a hook of the app could control the terminal. Refuses: the log of a service, and the content of the
-//! messages.
+//! process or from a hook of the app could control the terminal. Refuses: to write the log of a service, and to choose
+//! the content of the messages.
 
 use std::{borrow::Cow, sync::OnceLock};
 

@@ -1,6 +1,6 @@
 //! Lets processes take turns at writing to an output that may take only a part of a line.
 //!
-//! Owns: one word of shared memory for each file, which names the process whose line is half written. Refuses: waiting
+//! Owns: for each file, one word of shared memory that names the process whose line is half written. Refuses: to wait
 //! for a reader. A process that has begun a line and cannot end it now keeps the turn until it has ended the line, or
 //! until it dies.
 
@@ -39,7 +39,7 @@ pub(super) struct Turn {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Before {
     Whole,
-    /// The output may end with half a line of a process that has died, or of a line whose rest was given up.
+    /// The output may end with half a line, because the process that wrote it has died or has given up the rest.
     Torn,
 }
 
@@ -62,9 +62,9 @@ impl Turn {
     }
 
     /// Takes the turn, and returns how the output ends. The result is `None` if another process has the turn. If `hold`
-    /// is true, no other process gets the turn until this process gives it back. For files `hold` is false, and then a
-    /// free turn is not taken, because half a line is rare in a file, and a slow disk would delay every writer.
-    /// `resumes` is true if the rest of this log's own line is written next.
+    /// is true, no other process gets the turn until this process gives it back. For files `hold` is false: the caller
+    /// may write, but a free turn stays free. Half a line is rare in a file, and if writers had to take turns, a slow
+    /// disk would delay all of them. `resumes` is true if the rest of this log's own line is written next.
     pub(super) fn take(&self, hold: bool, resumes: bool) -> Option<Before> {
         let (Some(word), me) = (self.word, self.me()) else { return Some(Before::Whole) };
         for _ in 0..TRIES {
