@@ -1,7 +1,7 @@
 //! The entry point of a user's program: [`App`], which takes a factory and runs the program.
 //!
-//! Owns: the building of an `App`, and the exit codes of a program. Refuses: the actions of the commands (`app::run`),
-//! the steps of a worker (`worker`), the supervision of workers (`master`).
+//! Owns: the building of an `App`, and the exit codes of a program. Refuses: to run the commands (`app::run`), to run a
+//! worker (`worker`), and to supervise workers (`master`).
 
 mod check;
 mod context;
@@ -183,9 +183,9 @@ impl App {
     }
 
     /// Declares a table of the settings file that belongs to the app. oxicorn checks and shows this table as it does
-    /// its own tables. An unknown key is an error if `T` denies unknown keys, and `OXICORN_<NAME>__<KEY>` in the
-    /// environment overrides the file. If the file does not have the table, `T` is read from an empty table. The
-    /// factory gets the value from [`WorkerContext::table`].
+    /// its own tables. An unknown key is an error if `T` denies unknown keys. The variable `OXICORN_<NAME>__<KEY>` of
+    /// the environment overrides the key in the file. If the file does not have the table, `T` is read from an empty
+    /// table. The factory gets the value from [`WorkerContext::table`].
     ///
     /// A variable of the environment cannot set a key inside a nested table (`[greeter.colours]`), nor a whole number
     /// above `i64::MAX`.
@@ -276,10 +276,10 @@ impl App {
     }
 
     /// Adds the hook of the command `migrate`, which makes a database ready for the workers. Operators run this command
-    /// before a release, and the service may be running then. The hook returns one line for each thing that it did. It
-    /// runs in a tokio runtime of its own, after [`prepare`](Self::prepare) and with the rights of a worker, without a
-    /// master or sockets. If the hook returns an error or panics, the command ends with exit code 5. Deployments start
-    /// the command in several places at once, so the hook should be idempotent.
+    /// before a release, and the service may be running then. The hook returns one line for each thing that it did. The
+    /// hook runs in a tokio runtime of its own, after [`prepare`](Self::prepare) and with the rights of a worker,
+    /// without a master or sockets. If the hook returns an error or panics, the command ends with exit code 5.
+    /// Deployments start the command in several places at once, so the hook should be idempotent.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, io, process::ExitCode};
@@ -316,7 +316,8 @@ impl App {
     }
 }
 
-/// Makes an [`App`] from a factory and runs it. It is for a program that sets no name, settings or hooks of its own.
+/// Makes an [`App`] from a factory and runs the app. This function is for a program that sets no name, settings or
+/// hooks of its own.
 pub fn main<F, Fut>(factory: F) -> ExitCode
 where
     F: FnOnce(WorkerContext) -> Fut + Send + 'static,

@@ -1,7 +1,7 @@
 //! The command line: commands, flags and their help.
 //!
-//! Owns: the names of commands and flags, their short forms and their help. Refuses: the defaults, meanings and ranges
-//! of settings (`settings`), and running a command (`app::run`).
+//! Owns: the names of commands and flags, their short forms and their help. Refuses: to define the meanings, defaults
+//! and ranges of the settings (`settings`), and to run a command (`app::run`).
 
 mod page;
 
@@ -68,8 +68,8 @@ impl ProgramSpec {
     /// Reads a command line. The first item of `line` is the name by which the program was called.
     ///
     /// # Errors
-    /// The error of clap. It prints what is wrong with the line, or the help or the version if the line asks for one of
-    /// them.
+    /// The error of clap. This error prints what is wrong with the line. If the line asks for the help or the version,
+    /// the error prints that text instead.
     pub(crate) fn parse(&self, line: &[OsString]) -> Result<Parsed, clap::Error> {
         let matches = self.command().try_get_matches_from(line)?;
         let below = matches.subcommand().filter(|(name, _)| WITH_SETTINGS.contains(name)).map(|(_, below)| below);

@@ -1,8 +1,8 @@
 //! The command `check`. It checks the settings. With `--deep` it also rehearses a start, up to the first worker that is
 //! ready.
 //!
-//! Owns: the steps of a start in their order, with their exit codes, and the one worker of the rehearsal, which never
-//! accepts a connection. Refuses: keeping an address bound, and writing to the service's own logs.
+//! Owns: the steps of the rehearsal, their order and their exit codes, and the one worker of the rehearsal, which never
+//! accepts a connection. Refuses: to keep an address bound, and to write to the service's own logs.
 
 use std::{
     io,

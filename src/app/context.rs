@@ -1,6 +1,6 @@
 //! The contexts through which the supervisor informs the hooks and the factory of an app.
 //!
-//! Owns: the types of these contexts. Refuses: the facts in them, which come from `settings` and `scoreboard`.
+//! Owns: the types of these contexts. Refuses: to find out the facts in them, which `settings` and `scoreboard` supply.
 
 use std::{
     future::{Future, pending},
@@ -84,8 +84,8 @@ impl SetupContext<'_> {
         self.resolved.settings.state_folder.join(path)
     }
 
-    /// Returns the context of the service that runs now. The reload or the upgrade will replace the settings of this
-    /// context. The result is `None` at a start, in `migrate` and in `check`.
+    /// Returns the context of the service that runs now, with the settings that the reload or the upgrade will replace.
+    /// The result is `None` at a start, in `migrate` and in `check`.
     #[must_use]
     pub fn running(&self) -> Option<SetupContext<'_>> {
         let arguments = self.arguments;

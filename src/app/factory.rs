@@ -1,6 +1,6 @@
 //! The bounds that say which types a factory may return.
 //!
-//! Owns: the bounds of a factory, written once. Refuses: calling a factory (`worker`).
+//! Owns: the bounds of a factory's output, which no other file repeats. Refuses: to call a factory (`worker` does).
 
 /// The output of a factory's future: a `Result` of a service, or of a [`Lifespan`](crate::Lifespan) around a service.
 /// The trait is sealed.

@@ -1,7 +1,7 @@
 //! The types that a factory returns.
 //!
-//! Owns: the service with its shutdown hook. Refuses: the bounds of the service (`factory`), and running the service
-//! (`worker`).
+//! Owns: the service with its shutdown hook. Refuses: to set the bounds of the service (`factory`), and to run the
+//! service (`worker`).
 
 use std::{fmt, future::Future, pin::Pin, time::Duration};
 

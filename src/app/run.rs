@@ -1,7 +1,7 @@
 //! Runs the one command that the command line of a supervised program names, and returns the exit code.
 //!
-//! Owns: the steps of each command, their order, and the exit code. Refuses: the commands to a running service (`ctl`),
-//! the rehearsal of a start (`check`), the master's life (`master`).
+//! Owns: the steps of each command, their order, and the exit code. Refuses: to ask a running service (`ctl`), to
+//! rehearse a start (`check`), and to supervise workers (`master`).
 
 use std::{
     ffi::OsString,
@@ -35,8 +35,8 @@ impl App {
     /// logger with a thread.
     ///
     /// An upgrade executes the new program with the arguments of this process, not with `command_line`, and the `main`
-    /// of the new program calls this method again. Only an [`UpgradeCommand`](crate::UpgradeCommand) is executed with
-    /// `command_line`, after its own arguments.
+    /// of the new program calls this method again. An [`UpgradeCommand`](crate::UpgradeCommand) is the exception: it
+    /// gets its own arguments first, and then those of `command_line`.
     pub fn run_from(mut self, command_line: impl IntoIterator<Item: Into<OsString>>) -> ExitCode {
         title::prepare();
         terminal::set_name(&self.info.program.name);
@@ -218,8 +218,8 @@ impl App {
         self.master(resolved, flags, Origins::Nothing)
     }
 
-    /// Takes over the service of the old program in an upgrade. In a preflight, it only shows that this program could
-    /// take over the service.
+    /// Takes over the service of the old program in an upgrade. In a preflight, which is the old program's test of this
+    /// program, this function only shows that a takeover would succeed.
     fn succeed(self, handover: Handover, flags: Flags) -> ExitCode {
         let start = handover.start_folder();
         start.enter();

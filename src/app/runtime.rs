@@ -1,7 +1,8 @@
 //! The interface for the runtime of another language, such as an interpreter in the worker.
 //!
-//! Owns: the trait [`Runtime`], the command of an upgrade, and the boot failure with a long text. Refuses: calling the
-//! methods of the trait. The `master` calls those around a fork, and the `worker` calls the outer loop.
+//! Owns: the trait [`Runtime`], the command of an upgrade, and the boot failure with a long text. Refuses: to call the
+//! methods of the trait. The `master` calls the hooks in the master, and the `worker` calls the hook in the worker and
+//! the outer loop.
 
 use std::{
     error::Error,

@@ -1,6 +1,6 @@
 //! The context of a worker for unit tests of a service that run without a worker process.
 //!
-//! Owns: the builder of a context, and the signals that a test sends to it. Refuses: serving a request, because a test
+//! Owns: the builder of a context, and the signals that a test sends to it. Refuses: to serve a request, because a test
 //! calls the service itself.
 
 use std::{any::TypeId, collections::BTreeMap, path::Path, sync::Arc};
@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Builds a [`WorkerContext`] for unit tests of a factory or a handler. [`WorkerContext::builder`] makes this builder.
-/// It needs the feature `test-util`, which belongs to `[dev-dependencies]`.
+/// Both need the feature `test-util`, which belongs to `[dev-dependencies]`.
 ///
 /// ```
 /// use oxicorn::WorkerContext;
@@ -53,7 +53,7 @@ pub struct WorkerSignals {
 
 impl WorkerContext {
     /// Returns a builder of a context for a unit test. The context begins with slot 0, generation 1, default settings,
-    /// no table and no argument, and its folder is `/`. It needs the feature `test-util`.
+    /// no table and no argument, and its folder is `/`. This method needs the feature `test-util`.
     pub fn builder() -> WorkerContextBuilder {
         let (environment, root) = (BTreeMap::new(), StartFolder::at(Path::new("/")));
         let resolved = settings::resolve(&Flags::default(), &environment, &root, &Declared::default(), Purpose::Ask)
@@ -148,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// Long enough for a future that completes at once.
+    /// How long a test waits for a future that should complete at once.
     const A_WHILE: Duration = Duration::from_millis(20);
 
     #[tokio::test]

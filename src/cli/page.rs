@@ -1,7 +1,8 @@
 //! The completions for shells and the manual page for man(1).
 //!
-//! Owns: making the completions and the page, from the same definition of the command line as the help. Both name the
-//! program as the caller called it. Refuses: text of its own.
+//! Owns: the completions and the manual page. Both are made from the definition of the command line that also makes the
+//! help. Both show the name by which the program was called. Refuses: to describe a flag or a command in words of its
+//! own.
 
 use std::{ffi::OsStr, io, path::Path};
 
