@@ -1,8 +1,8 @@
 //! The commands that ask a running service over its control socket, such as `oxicorn status`, `scale` and `stop`. The
 //! command `oxicorn health` is here too, but it asks a worker over HTTP.
 //!
-//! Owns: finding the service, waiting for its answer, and showing the answer. Refuses: guessing which of two services
-//! is meant, and waiting without a limit for a master that does not answer.
+//! Owns: finding the service, waiting for its answer, and showing the answer. Refuses: to guess which of two services
+//! is meant, and to wait without a limit for a master that does not answer.
 
 mod config;
 mod conversation;
@@ -65,8 +65,8 @@ pub(crate) fn status(endpoint: &ControlEndpoint, format: StatusFormat, watch: bo
     }
 }
 
-/// Sends a command to the master, shows the master's progress on the terminal, and prints the answer. The command may
-/// take long, such as a reload.
+/// Sends a command to the master, shows the master's progress on the terminal, and prints the answer. Some commands,
+/// such as a reload, take long.
 pub(crate) fn ask(endpoint: &ControlEndpoint, command: ControlCommand, json: bool) -> Result<(), Failed> {
     let ends = matches!(command, ControlCommand::Stop { .. });
     let reached = endpoint.connect(PATIENCE)?;
@@ -111,7 +111,7 @@ pub(crate) fn would_change(endpoint: &ControlEndpoint) -> Option<String> {
     converse(&reached, ControlCommand::Changes, Some(PATIENCE), &mut |_| {}).ok().map(|answer| answer.reason)
 }
 
-/// What a new start with the same settings needs to know about the running service.
+/// The facts about the running service that `check --deep` needs when it rehearses a start with the same settings.
 #[derive(Debug, Default)]
 pub(crate) struct Running {
     pub(crate) pid: u32,

@@ -1,4 +1,4 @@
-//! One connection to a master: it connects, sends one request, shows the progress and reads the answer.
+//! One connection to a master. This module connects, sends one request, shows the progress and reads the answer.
 //!
 //! Owns: each wait for a master, and the messages for failures. Refuses: to choose the master (`endpoint` does), and to
 //! interpret an answer.

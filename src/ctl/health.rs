@@ -2,9 +2,9 @@
 //!
 //! Owns: the choice of the address, and one short deadline for the whole command. The running master says where it
 //! listens and which protocols it speaks there. The settings are read only if no master answers, because the settings
-//! file may have been edited since the start. Refuses: redirects, bodies, https URLs and the verification of
-//! certificates. The command only asks a service on the same machine if it is alive, so the identity of the server does
-//! not matter.
+//! file may have been edited since the start. Refuses: to follow redirects, to read bodies, to take https URLs, and to
+//! verify certificates. The command only asks a service on the same machine if it is alive, so the identity of the
+//! server does not matter.
 
 #[cfg(feature = "tls")]
 mod any_certificate;
@@ -244,7 +244,7 @@ fn connect_tcp(host: &str, port: u16, until: u64) -> io::Result<Socket> {
 }
 
 /// Connects without waiting. If the accept queue of a unix socket is full, a wait for room in the queue could last for
-/// ever. Otherwise the connect succeeds at once.
+/// ever. If the queue has room, the connect succeeds at once.
 fn connect_unix(path: &Path) -> io::Result<Socket> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_nonblocking(true)?;
