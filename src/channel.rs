@@ -1,7 +1,7 @@
 //! The messages between the master and a worker. They go over the socketpair that the master makes for each worker
 //! before the fork.
 //!
-//! Owns: the messages and their encoding as bytes. Refuses: waiting. If the socket has no room for a message now, the
+//! Owns: the messages and their encoding as bytes. Refuses: to wait. If the socket has no room for a message now, the
 //! caller learns that the message was not sent.
 //!
 //! After an upgrade, the master and an old worker run different programs, and each may know messages that the other
@@ -63,8 +63,8 @@ pub(crate) enum ToMaster {
 }
 
 impl ToWorker {
-    /// Adds the message `later` to `waiting`: the messages that are sent once the worker reads again. If `waiting` has
-    /// a message of the same kind already, `later` replaces it.
+    /// Adds the message `later` to `waiting`, the list of the messages that the master sends once the worker reads
+    /// again. If `waiting` has a message of the same kind already, `later` replaces it.
     pub(crate) fn queue(waiting: &mut Vec<Self>, later: Self) {
         let later = match later {
             // If the `Drain` that waits has `last` set, the new `Drain` gets `last` too, because a final stop is never
@@ -180,8 +180,8 @@ mod tests {
 
     use super::*;
 
-    /// Asserts that the message `said` was received. It compares the debug output, which shows every field, because
-    /// [`ToWorker`] has no `PartialEq`.
+    /// Asserts that the message `said` was received. This function compares the debug output, which shows every field,
+    /// because [`ToWorker`] has no `PartialEq`.
     #[track_caller]
     fn same<M: std::fmt::Debug>(heard: io::Result<Received<M>>, said: &M) {
         assert_eq!(format!("{:?}", heard.unwrap()), format!("Message({said:?})"));

@@ -1,7 +1,7 @@
 //! The certificate of a client, as a handler of the app sees it.
 //!
-//! Owns: the text of the certificate's subject. Refuses: verification. The TLS handshake has already verified that an
-//! authority in `tls.client_ca` has signed the certificate.
+//! Owns: the text of the certificate's subject. Refuses: to verify the certificate. The TLS handshake has already
+//! verified that an authority in `tls.client_ca` has signed the certificate.
 
 use std::{
     fmt::{self, Write},
@@ -16,8 +16,9 @@ use x509_parser::{
 };
 
 /// The certificate that a client showed in the TLS handshake. If `tls.client_ca` is set, every request has this value
-/// as an extension. Then an authority in `tls.client_ca` has signed the certificate, the certificate was valid when the
-/// connection began, and the client has its private key. Without the feature `tls` no request has the extension.
+/// as an extension. The handshake has then proved that an authority in `tls.client_ca` has signed the certificate, that
+/// the certificate was valid when the connection began, and that the client has the certificate's private key. Without
+/// the feature `tls` no request has the extension.
 ///
 /// ```
 /// use axum::{Extension, Router, routing::get};

@@ -1,7 +1,7 @@
 //! Tells the handler of a request that the client has gone.
 //!
 //! Owns: the list of the requests that are under way on a connection, the flags that tell that a client has gone, and
-//! the future that an app gets. Refuses: watching the socket (`worker::connection::end_watch`), and ending a request
+//! the future that an app gets. Refuses: to watch the socket (`worker::connection::end_watch`), and to end a request
 //! whose client has gone. Such a request continues unless the app ends it.
 //!
 //! A request is identified by the time at which it began. If the app does not ask about the client, a request costs
@@ -22,8 +22,8 @@ use std::{
 /// [`ClientInfo::gone`](crate::ClientInfo::gone).
 ///
 /// The future completes when the client ends its side of the connection (FIN), resets the connection (RST), or resets
-/// the stream of the request (HTTP/2). It also completes when the request is over, which is when the last byte of the
-/// response is handed to the connection. So a task that waits for this future always ends.
+/// the stream of the request (HTTP/2). It also completes when the request is over. A request is over when the worker
+/// has handed the last byte of the response to the connection. So a task that waits for this future always ends.
 ///
 /// A client of HTTP/1 may end its side of the connection and still wait for the response, as `nc -N` does. The future
 /// completes in this case too. The worker still sends the response, and the app decides whether the request continues.
@@ -96,7 +96,8 @@ impl fmt::Debug for ClientGone {
     }
 }
 
-/// The requests that are under way on one connection, and the futures that wait until these requests or the client end.
+/// The requests that are under way on one connection, and the futures that wait until a request is over or the client
+/// has gone.
 #[derive(Default)]
 pub(crate) struct RequestEnds {
     /// For HTTP/1: the time at which the current request began; 0 while no request is under way.
@@ -130,8 +131,8 @@ impl RequestEnds {
 
     pub(crate) fn ends(&self, begun: u64, http1: bool) {
         if http1 {
-            // The swap must come before the load. If an app asks on another thread at the same time, either this code
-            // sees that the app has asked, or the app sees that the request is over.
+            // The swap must come before the load. If an app asks on another thread at the same time, either this
+            // function sees that the app has asked, or the app sees that the request is over.
             self.current.swap(0, SeqCst);
             if !self.asked.load(SeqCst) {
                 return;

@@ -1,7 +1,7 @@
 //! The client of a request, as a handler of the app sees it.
 //!
-//! Owns: the content of [`ClientInfo`], an extension of every request. Refuses: the choice of the headers that are
-//! trusted (`worker::forwarded`).
+//! Owns: the content of [`ClientInfo`], an extension of every request. Refuses: to decide which headers are trusted
+//! (`worker::forwarded`).
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -68,10 +68,10 @@ impl ClientInfo {
         (self.tls, self.https) = (true, true);
     }
 
-    /// Returns the client's address. On the way from the worker to the client it is the address of the first hop that
-    /// is not a trusted proxy, or of the farthest hop if all are trusted. An IPv4 address stays an IPv4 address, also
-    /// on a socket that serves IPv4 and IPv6. The result is `None` if the client came over a unix socket and no trusted
-    /// proxy names its address.
+    /// Returns the client's address. The worker looks at the hops between itself and the client one by one, the nearest
+    /// first. The address is that of the first hop that is not a trusted proxy, or of the farthest hop if all hops are
+    /// trusted proxies. An IPv4 address stays an IPv4 address, also on a socket that serves IPv4 and IPv6. The result
+    /// is `None` if the client came over a unix socket and no trusted proxy names its address.
     #[must_use]
     pub fn address(&self) -> Option<IpAddr> {
         self.address
@@ -123,7 +123,7 @@ impl ClientInfo {
     }
 }
 
-/// Builds a [`ClientInfo`] for unit tests of a handler. [`ClientInfo::builder`] makes this builder. It needs the
+/// Builds a [`ClientInfo`] for unit tests of a handler. [`ClientInfo::builder`] makes this builder. Both need the
 /// feature `test-util`.
 ///
 /// ```
@@ -137,8 +137,8 @@ pub struct ClientInfoBuilder(ClientInfo);
 
 #[cfg(feature = "test-util")]
 impl ClientInfo {
-    /// Returns a builder for a unit test; it begins with a client about which nothing is known. It needs the feature
-    /// `test-util`.
+    /// Returns a builder for a unit test. The builder begins with a client about which nothing is known. This method
+    /// needs the feature `test-util`.
     pub fn builder() -> ClientInfoBuilder {
         ClientInfoBuilder::default()
     }

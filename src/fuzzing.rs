@@ -1,6 +1,6 @@
 //! The functions that the fuzzer calls. Only a build with `--cfg fuzzing` has them.
 //!
-//! Owns: the meaning of the bytes that the fuzzer makes. Refuses: the properties that are checked
+//! Owns: the meaning of the bytes that the fuzzer makes. Refuses: to define the properties that are checked
 //! (`worker::scanner::checks`, `worker::proxy_protocol`).
 
 use tokio::runtime::{Builder, Runtime};

@@ -1,7 +1,7 @@
 //! Calls code of the app in which a panic must not end the process, above all the app's hooks in the master.
 //!
-//! Owns: the catching of such a panic, and the text of the panic. Refuses: what the panic means for the caller, and its
-//! line in the log (`log`).
+//! Owns: the catching of such a panic, and the text of the panic. Refuses: to decide what the panic means for the
+//! caller, and to log the panic (`log`).
 
 use std::{
     any::Any,
@@ -16,7 +16,7 @@ thread_local! {
     static RUNNING: Cell<Option<&'static str>> = const { Cell::new(None) };
 }
 
-/// The panic of a hook.
+/// The error that a hook of the app panicked.
 #[derive(Debug, thiserror::Error)]
 #[error("{hook} panicked: {message}")]
 pub(crate) struct HookPanicked {

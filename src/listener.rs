@@ -1,8 +1,9 @@
 //! The listening sockets of a master. The master binds them once and keeps them as long as it runs. Every worker that
 //! it forks inherits them.
 //!
-//! Owns: binding sockets, adopting inherited sockets, and the one final shutdown. Refuses: to accept connections (the
-//! worker does), and to close the socket of a single slot.
+//! Owns: binding sockets, adopting inherited sockets, and the one final shutdown of the sockets. Refuses: to accept
+//! connections (the worker does that), and to close the socket of a single slot, because the kernel would then renumber
+//! the sockets of other slots.
 //!
 //! Each TCP address has either a group of SO_REUSEPORT sockets, one for each slot, or one socket that all workers
 //! share. Unix and adopted sockets are always shared. The kernel numbers the sockets of a group in the order in which
@@ -57,8 +58,8 @@ pub(crate) struct Listeners {
     /// The slots to which the last call of [`steer`](Self::steer) sends new connections. Addresses that are added later
     /// are steered to the same slots.
     live: Vec<u32>,
-    /// The shares of new connections that this program last gave to the slots through the kernel. Empty if this program
-    /// has set no shares yet, because an upgrade has just replaced the program that did.
+    /// The shares of new connections that this program last gave to the slots through the kernel. The list is empty if
+    /// an upgrade has just replaced the program, and the new program has not set any shares yet.
     shares: Vec<Share>,
 }
 
@@ -88,8 +89,8 @@ struct SocketGroup {
     /// One socket for each slot, in the order in which listen() was called; or the only socket, which all workers
     /// share.
     sockets: Vec<Socket>,
-    /// Identifies the file that this service made for a unix socket. Another process may have put its own file in the
-    /// same place since then.
+    /// Identifies the file that this service made for a unix socket. The service compares it with the file that is
+    /// there now, because another process may have put its own file in the same place.
     file: Option<FileId>,
     /// The owner and mode that this service gave last to the file of a unix socket. The service changes the file again
     /// only if the settings differ from this value. So a change that an operator makes by hand stays until the settings
@@ -124,8 +125,8 @@ impl AsFd for Socket {
     }
 }
 
-/// The error of a new steering program that the kernel refused for an address. The connections of this address go to
-/// the same slots as before.
+/// The error that the kernel refused a new steering program for an address. The connections of this address go to the
+/// same slots as before.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot steer the connections to {address}")]
 pub(crate) struct SteerError {
@@ -157,8 +158,8 @@ impl Listeners {
         Self { groups: Vec::new(), slots: 0, steering: Steering::Unneeded, live: vec![0], shares: Vec::new() }
     }
 
-    /// Returns the addresses of `server.bind` that are among `held`, and one error for each other address that could
-    /// not be bound. No address stays bound.
+    /// Tries to bind each address of `server.bind` that is not in `held`, and closes its socket again. Returns the
+    /// addresses of `server.bind` that are in `held`, and one error for each address that could not be bound.
     pub(crate) fn try_addresses(server: &Server, held: &[String]) -> (Vec<String>, Vec<BindError>) {
         let addresses = match resolve(server) {
             Ok(addresses) => addresses,
@@ -174,8 +175,8 @@ impl Listeners {
     /// and no slot is removed. Workers that were forked earlier do not have the sockets of the new slots.
     ///
     /// If the kernel refuses steering, the number of slots with sockets stays as it was at the start. The kernel then
-    /// sends connections to every slot that listens. After a scale-down, other workers must serve the slots that have
-    /// no worker, and only workers that have the sockets of these slots can do that.
+    /// sends connections to every slot that listens. After a scale-down, some of these slots have no worker, and other
+    /// workers must serve them. Only workers that have the sockets of these slots can do that.
     ///
     /// # Errors
     /// See [`BindError`]. The slots are then the same as before the call.
@@ -291,8 +292,8 @@ impl Listeners {
     /// `before`.
     pub(crate) fn own_again(&mut self, before: &Server) {
         for group in &mut self.groups {
-            // If this fails, another process has removed the file, because this service could give the file the same
-            // rights before. Then there is nothing to restore.
+            // If this fails, another process has removed the file, and there is nothing to restore. No other cause is
+            // likely, because this service could give the file the same rights before.
             let _ = group.give_rights(before);
         }
     }

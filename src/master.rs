@@ -1,9 +1,9 @@
 //! The shell of the master, which is a loop. It waits for events and reads them, calls `core.step`, and performs the
 //! actions that `core.step` returns.
 //!
-//! Owns: every file descriptor of the master (listeners, channels, signals) and the pids of the children. Refuses:
-//! decisions about workers (`core`), and everything that blocks, starts a thread or needs a runtime, because a process
-//! that forks must have one thread and hold no lock.
+//! Owns: every file descriptor of the master (listeners, channels, signals) and the pids of the children. Refuses: to
+//! decide about workers (`core`), and to do anything that blocks, starts a thread or needs a runtime. A process that
+//! forks must have one thread and hold no lock.
 
 mod child;
 mod children;
@@ -266,8 +266,8 @@ impl Shell {
                     Performed::Exit(reason) => return Ok(self.finish(reason)),
                 }
             }
-            // Reads also after an action has reported an event: the action may have taken long, and an exit or a
-            // heartbeat that is already queued must be known before a deadline is checked.
+            // Read new events even if an action has just reported one. The action may have taken long, and the core
+            // must know of an exit or a heartbeat that is already queued before it checks a deadline.
             self.wait_for_events()?;
             todo.extend(self.core.step(now(), std::mem::take(&mut self.inbox)));
         }
@@ -279,8 +279,8 @@ impl Shell {
         title::set(&format!("{program}: master [{name}] gen {}", self.core.generation().0));
     }
 
-    /// Waits for an event or for the next deadline, and puts every new event into the inbox. If the inbox has an event
-    /// already, only reads what is there.
+    /// Waits for an event or for the next deadline, and puts every new event into the inbox. If the inbox already has
+    /// an event, this method does not wait, and only reads the events that are there.
     fn wait_for_events(&mut self) -> Result<(), MasterError> {
         self.send_progress();
         let log_due = (!log::catch_up()).then(|| now().after(LINE_EVERY_MS));
@@ -319,7 +319,8 @@ impl Shell {
         for (caller, request) in requests {
             self.handle_request(caller, request);
         }
-        // This may replace the control socket. So it must come after the old socket has used the results of the poll.
+        // This check may replace the control socket. It must come after the lines that pass the results of the poll to
+        // the old socket.
         if self.control_due <= now() {
             self.control_due = now().after(CONTROL_EVERY_MS);
             self.look_after_control();

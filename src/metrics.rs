@@ -1,7 +1,7 @@
 //! The page of metrics, which shows the values of the scoreboard as OpenMetrics text.
 //!
-//! Owns: the names of the metrics and their meaning. Refuses: counting (the scoreboard), and choosing which clients get
-//! the page (`worker::connection`, `master::control`).
+//! Owns: the names of the metrics and their meaning. Refuses: to count (the scoreboard does), and to choose which
+//! clients get the page (`worker::connection`, `master::control`).
 //!
 //! Every process that has the scoreboard renders the same page, so any worker can answer for the whole service.
 //!

@@ -2,7 +2,7 @@
 //! can be.
 //!
 //! Owns: requests, answers and the status as JSON (one object on a line, with a version), and the file paths of the
-//! control socket. Refuses: I/O, because `master::control` and `ctl` send and wait.
+//! control socket. Refuses: to do I/O; `master::control` and `ctl` send and wait.
 //!
 //! A connection carries one request, any number of progress lines and one answer.
 
@@ -229,14 +229,15 @@ pub(crate) struct EmptySlot {
     pub(crate) next_try_s: Option<f64>,
 }
 
-/// The crash suspect, which is a request that was in flight at the majority of the last deaths of workers.
+/// The request that is suspected of crashing workers, because it was in flight at the majority of the last deaths of
+/// workers.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct CrashSuspect {
     /// The method and the URL path of the request.
     pub(crate) request: String,
     /// The number of deaths at which this request was in flight.
     pub(crate) deaths: u64,
-    /// The number of last deaths of workers whose requests in flight were compared.
+    /// The number of deaths that were compared, which are the most recent deaths of workers.
     pub(crate) of: u64,
 }
 

@@ -3,11 +3,11 @@
 //! Owns: the layout and its atomics. Refuses: to judge the numbers, for example whether a heartbeat is late (the core
 //! does).
 //!
-//! First comes a header, which the master writes. Then comes one row for each worker. The master writes the worker's
-//! identity into the row before the fork. From then on the worker writes its row, except the word `TOLD`, which the
-//! master writes. Then come the durations of requests, and then the notes of requests in progress, both in the order of
-//! the rows. There are no locks: if a process is killed in the middle of a write, the word has the old number or the
-//! new one, never a mix of both.
+//! The memory begins with a header, which the master writes. After the header comes one row for each worker. The master
+//! writes the worker's identity into the row before the fork. From then on the worker writes its row, except the word
+//! `TOLD`, which the master writes. After the rows come the durations of requests, and at the end the notes of requests
+//! in progress, both in the order of the rows. There are no locks: if a process is killed in the middle of a write, the
+//! word has the old number or the new one, never a mix of both.
 //!
 //! The counters of a row only increase. They are not reset when the row is given to the next worker. `REQUESTS_BASE`
 //! keeps the value of `REQUESTS` at which that worker began. Therefore a total is the plain sum over all rows, includes
@@ -409,8 +409,8 @@ impl Row {
 
     // ---- methods that only the master calls ------------------------------------------------------------------------
 
-    /// Tells the worker that the service stops. The worker sees this before it reads the message of the master. So the
-    /// next answers of the worker already tell clients that the service stops.
+    /// Tells the worker, by a bit in its row, that the service stops. The worker sees the bit before it reads the
+    /// master's message. So the next answers of the worker already tell clients that the service stops.
     pub(crate) fn tell_stopping(&self) {
         self.set(word::TOLD, self.get(word::TOLD) | told::STOPPING);
     }

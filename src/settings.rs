@@ -1,9 +1,9 @@
 //! The settings of a service, as one typed struct that is resolved once from all sources.
 //!
-//! Owns: the list of items that the rest of the program may use. Refuses: all other work, which the submodules do. The
-//! submodules own the types and defaults (`model`), the precedence of the sources (`resolve`), the settings with the
-//! origin of each value (`resolved`), the syntax of files (`file`), the reading of one value (`value`), and the checks
-//! that need two keys at once (`check`).
+//! Owns: the list of items that the rest of the program may use. Refuses: to do any other work; the submodules do it.
+//! The submodules own the types and defaults (`model`), the precedence of the sources (`resolve`), the settings with
+//! the origin of each value (`resolved`), the syntax of files (`file`), the reading of one value (`value`), and the
+//! checks that need two keys at once (`check`).
 
 mod access_format;
 mod changes;

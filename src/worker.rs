@@ -1,6 +1,6 @@
 //! A worker, from its fork to the end of its last connection.
 //!
-//! Owns: the order of the steps of a worker. Refuses: anything about other workers (`rescue` watches them).
+//! Owns: the order of the steps of a worker. Refuses: to watch other workers (`rescue` does).
 //!
 //! A new worker does not keep the master's actions for signals. It drops its privileges, sets up its signals, builds
 //! the runtime and the app, and then sends the message `Ready`. It accepts its first connection only after the message
@@ -195,7 +195,7 @@ where
             async move { outcome.set(Some(run_app(context, factory, shared, master_link, epoch).await)) }
         });
         let driven = catch_unwind(AssertUnwindSafe(|| app.runtime.drive(driver)));
-        // Count the requests before the tasks are dropped, because each dropped request leaves the count.
+        // Count the requests before the tasks are dropped, because a request that was dropped is not counted any more.
         let outcome = outcome.take();
         if outcome.is_none() {
             cut = (row.in_flight(), shared.background.running());
@@ -277,9 +277,9 @@ enum BootError {
     OuterLoop(#[source] BoxError),
 }
 
-/// Prepares the process to be a worker. The order matters: it drops privileges first, because a change of the uid
-/// clears the death signal. Then it asks for the death signal, and then it checks that the master was still alive when
-/// it asked.
+/// Prepares the process to be a worker. The death signal is the signal that the kernel sends to the worker when the
+/// master dies. The worker first drops its privileges, because a change of the uid clears the death signal. Then it
+/// asks for the death signal. At last it checks that the master was still alive when the worker asked.
 fn become_worker(resolved: &Resolved, master: i32) -> Result<(Runtime, Instant), BootError> {
     let failed = |act| move |source| BootError::Act { act, source };
     let settings = &resolved.settings;
@@ -450,8 +450,9 @@ fn leaves_early(order: &Order, shared: &Shared) -> bool {
     }
 }
 
-/// Waits until the connections have ended by themselves. Near the end of the grace, it cuts those that are left.
-/// Returns the time at which the grace ends. The caller computes from it how long the shutdown hook may run.
+/// Waits until the connections have ended by themselves. Near the end of the grace, it cuts the connections that are
+/// left. Returns the time at which the grace ends. The caller computes from that time how long the shutdown hook may
+/// run.
 ///
 /// `last` says whether this is the final stop of the service. It is `None` if a signal asked for the drain, and the
 /// master has not said yet whether the service stops.
