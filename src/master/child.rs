@@ -1,7 +1,7 @@
 //! The data that the master keeps about one worker process.
 //!
-//! Owns: the worker's row, its channel, and the messages that are not sent to it yet. Refuses: the facts by which the
-//! core decides, and the meaning of the worker's messages (`children`).
+//! Owns: the worker's row, its channel, and the messages that are not sent to it yet. Refuses: to keep the facts by
+//! which the core decides (`core`), and to interpret the worker's messages (`children`).
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -60,7 +60,7 @@ impl Child {
         }
     }
 
-    /// Sends the messages that did not fit into the channel before.
+    /// Tries again to send the messages that did not fit into the channel earlier.
     pub(super) fn send_unsent(&mut self) {
         for message in std::mem::take(&mut self.unsent) {
             self.send(message);

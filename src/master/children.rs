@@ -1,7 +1,7 @@
 //! The worker processes: the messages between them and the master, and the end of each process.
 //!
-//! Owns: forks, the receipt of messages, and reaping. Refuses: the data of one process (`child`), the consequences of
-//! an event (`core`), and the reason for an exit (`exits`).
+//! Owns: forks, the receipt of messages, and reaping. Refuses: to keep the data of one process (`child`), to decide
+//! what follows from an event (`core`), and to find the reason for an exit (`exits`).
 
 use std::{io, os::fd::AsFd};
 
@@ -22,12 +22,13 @@ use crate::{
     },
 };
 
-/// Forks a worker, with the runtime's hooks around the fork. The caller must keep signals blocked during the
-/// call. In the worker, the panic of its hook is returned too: the worker must not boot.
+/// Forks a worker, and calls the runtime's hooks before and after the fork. The caller must keep signals blocked during
+/// the call. If the hook in the worker panics, the worker gets this panic as a part of the result, and it must not
+/// boot.
 ///
 /// # Errors
-/// The errors of [`fork`], and a panic of the hook before the fork. The runtime's hook in the master runs also after an
-/// error.
+/// The errors of [`fork`], and a panic of the hook before the fork. The hook `after_fork_in_master` is called even
+/// after an error.
 pub(crate) fn fork_worker(runtime: &dyn Runtime) -> io::Result<(Forked, Option<HookPanicked>)> {
     let ready = hook::call("Runtime::before_fork", || runtime.before_fork()).map_err(io::Error::other);
     let forked = ready.and_then(|()| fork());
@@ -70,8 +71,8 @@ fn recv(shell: &mut Shell, at: usize) {
             Ok(Received::Message(message)) => message,
             Ok(Received::Nothing) => return,
             Ok(Received::Closed) | Err(_) => {
-                // The worker has closed its end and will exit soon. Until then the closed channel would wake every
-                // poll, so the master drops the channel here.
+                // The worker has closed its end and will exit soon. Until then the closed channel would make every poll
+                // return at once, so the master drops the channel here.
                 shell.children[at].channel = None;
                 return;
             }
@@ -176,8 +177,8 @@ fn record_exit(shell: &mut Shell, child: &Child, exit: Exit) {
     shell.history.record(slot, reason);
 }
 
-/// Counts the requests that were lost with this worker. A worker that drained and ended in order has counted them
-/// itself.
+/// Counts the requests that were lost with this worker. A worker that drained and exited with code 0 has already
+/// counted its lost requests itself.
 fn count_lost(shell: &Shell, child: &Child, exit: Exit) {
     let drained = shell.core.worker(child.pid).is_some_and(|worker| matches!(worker.phase, Phase::Draining { .. }));
     if !(drained && exit == Exit::Code(0)) {

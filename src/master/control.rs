@@ -1,8 +1,8 @@
-//! The control socket, which the master's only poll watches together with everything else.
+//! The control socket. The master has only one poll, which watches this socket together with all other descriptors.
 //!
 //! Owns: the file of the socket, its clients and their limits (how many clients, how many bytes, how long). A
-//! connection carries one request. Refuses: the meaning of a request (the shell), and everything that makes the master
-//! wait or fail, because the service must work without a control socket, too.
+//! connection carries one request. Refuses: to interpret a request (the shell does this), and to make the master wait
+//! or fail, because the service must work even without a control socket.
 
 mod passed;
 
@@ -43,7 +43,7 @@ const CLIENTS_MAX: usize = 32;
 /// for a client that asks for the status.
 const WAITING_MAX: usize = 16;
 const REQUEST_MAX: usize = 64 * 1024;
-/// How long a client may take to send its request. It may take as long again to read the response.
+/// How long a client may take to send its request, and how long it may then take to read the response.
 const PATIENCE_MS: u64 = 5_000;
 /// How many clients are accepted in one turn, so that signals and workers do not have to wait for all of them.
 const ACCEPTS_MAX: usize = 64;
@@ -142,8 +142,8 @@ impl Site<'_> {
             };
             match folder.and_then(|folder| self.within(&folder)) {
                 Ok(listener) => return Ok(listener),
-                // Only the error of the first folder is reported, because this folder is the best one, and the operator
-                // has to correct its problem.
+                // Only the error of the first folder is reported. This folder is the best one, so its problem is the
+                // one that the operator has to correct.
                 Err(error) => drop(refused.get_or_insert(error)),
             }
         }
@@ -204,7 +204,8 @@ impl ControlListener {
 }
 
 impl ControlServer {
-    /// Returns `None` if the settings switch the socket off, or, with a warning in the log, if it cannot be made.
+    /// Opens the control socket. Returns `None` if the settings switch the socket off. If the socket cannot be made,
+    /// logs a warning and returns `None` too.
     pub(super) fn open(site: &Site<'_>) -> Option<Self> {
         let (uid, _) = host::effective_ids();
         match site.open(uid)? {
@@ -347,8 +348,8 @@ impl ControlServer {
                 self.next += 1;
                 let (id, stage) = (Caller(self.next), ClientStage::Asking { until: now.after(PATIENCE_MS) });
                 self.clients.push(ControlClient { id, stream, stage, input: Vec::new(), output: Vec::new() });
-                // Most clients have sent their request by now. Once the request is read, its client can no longer be
-                // dropped for another client.
+                // The request is read at once, because most clients have sent it by now. A client can no longer be
+                // dropped for another client once its request has been read.
                 asked.extend(self.attend(self.clients.len() - 1, now));
                 self.forget_gone();
             }
@@ -428,8 +429,8 @@ impl ControlServer {
         self.clients.retain(|client| client.stage != ClientStage::Gone);
     }
 
-    /// Sends the progress to all clients that wait, each time it changes. A client that does not read misses some
-    /// messages.
+    /// Sends the progress to all clients that wait, each time the progress changes. A client that does not read misses
+    /// some messages.
     pub(super) fn send_progress(&mut self, progress: &str) {
         if self.progress == progress {
             return;

@@ -11,8 +11,8 @@
 //!                   (failed)    Killed               Aborting ──── 2 s ───► Killed ───► (reaped)
 //! ```
 //!
-//! If the runtime has a signal that makes a hung worker write where it hangs, the worker is `Dumping` for at most a
-//! second before it is `Aborting`.
+//! The runtime may have a signal that makes a hung worker write where it hangs. In this case a hung worker is `Dumping`
+//! for at most a second before it is `Aborting`.
 
 mod backoff;
 mod recycle;
@@ -46,8 +46,8 @@ const TRIAL_MS: u64 = 500;
 /// How long the master waits before it looks at a trial again, if a worker of the new generation was late with its
 /// heartbeat.
 const TRIAL_LOOK_MS: u64 = 100;
-/// How long the listeners of removed addresses stay open after a trial. Handshakes that are under way can end in this
-/// time, even if one SYN-ACK is lost.
+/// How long the listeners of removed addresses stay open after a trial. This time is long enough for the handshakes
+/// that are under way, even if one SYN-ACK is lost.
 const REMOVED_POLL_MS: u64 = 1_000;
 /// The last part of [`REMOVED_POLL_MS`], in which the removed addresses refuse new connections.
 const REMOVED_REFUSE_MS: u64 = 250;
@@ -111,8 +111,8 @@ pub(crate) struct Master {
     /// The last generation that failed its trial. If a fork for this generation completes later, its worker is drained
     /// at once.
     generation_failed: Option<Generation>,
-    /// True if the new settings no longer name some addresses that the settings before them named. The new settings are
-    /// those on trial, or those that passed the last trial.
+    /// True if some addresses of the previous settings are missing from the new settings. The new settings are those on
+    /// trial, or those that passed the last trial.
     removes: bool,
     close_removed_at: Option<Millis>,
     /// True if the removed addresses refuse new connections already, so that the next step is to close them.
@@ -442,7 +442,7 @@ impl Master {
 
     /// Makes the workers match what is wanted. The order of the duties is part of the specification:
     ///
-    /// 1. End overdue workers, before the slots that become empty are filled in the same step.
+    /// 1. End overdue workers, so that duty 7 can fill their empty slots in the same step.
     /// 2. Begin the stop once the shutdown delay is over, because during a stop none of the duties below may start
     ///    anything new.
     /// 3. Mark workers that reached their age, so that duties 6 and 7 replace them.
@@ -564,8 +564,8 @@ impl Master {
 
     // ---- questions -------------------------------------------------------------------------------------------------
 
-    /// Returns the number of slots that should have a worker. It is the target, but at most the number of slots that
-    /// have listeners.
+    /// Returns the number of slots that should have a worker. This number is the target, but at most the number of
+    /// slots that have listeners.
     fn slots(&self) -> u32 {
         self.target.min(self.policy.slots)
     }

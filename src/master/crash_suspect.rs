@@ -1,9 +1,9 @@
 //! Finds the request that was in flight when workers died.
 //!
 //! Owns: the requests in flight at the last deaths, the one request that was in flight at most of them, and the
-//! requests in quarantine. Refuses: the naming of a request after fewer than three deaths, because innocent requests
-//! are in flight too, and the refusal of requests in quarantine. The workers do this, because they find the quarantine
-//! in the scoreboard.
+//! requests in quarantine. Refuses: to name a request after fewer than three deaths, because harmless requests are also
+//! in flight when a worker dies. The workers, and not the master, reject the requests in quarantine. They find the
+//! quarantine in the scoreboard.
 
 use std::collections::VecDeque;
 
@@ -67,7 +67,7 @@ impl Deaths {
 }
 
 /// Notes that a worker died unasked. `foreign` is true if another process killed the worker. In this case no request
-/// can be the cause.
+/// can be the cause, so none is put into quarantine.
 pub(super) fn record_death(shell: &mut Shell, in_flight: &[InFlightRequest], foreign: bool) {
     shell.deaths.record(in_flight.iter().map(|note| note.request.clone()).collect());
     let Some(suspect) = shell.deaths.suspect() else { return };

@@ -1,8 +1,8 @@
-//! Why a worker ended, in one sentence that claims nothing that is not known.
+//! Says in one sentence why a worker ended, and claims only what is known.
 //!
-//! Owns: the words for an exit status, for the sender of a SIGKILL, and for the requests in flight. Refuses: guesses. A
-//! SIGKILL comes from the kernel only if the cgroup counted an OOM kill, and from the master only if the core ordered
-//! it.
+//! Owns: the words for an exit status, for the sender of a SIGKILL, and for the requests in flight. Refuses: to guess.
+//! The sentence names the kernel as the sender of a SIGKILL only if the cgroup counted an OOM kill, and names the
+//! master only if the core ordered the SIGKILL.
 
 use std::fmt::Write;
 
@@ -42,7 +42,8 @@ pub(super) fn is_foreign_kill(exit: Exit, phase: Phase) -> bool {
     is_signal(exit, Number::SIGKILL) && !matches!(phase, Phase::Killed { .. })
 }
 
-/// Returns true if a request may have caused this end, because the worker was not told to end or because it hung.
+/// Returns true if a request may have caused this end. This is so if the worker served or hung, or if it drained and
+/// did not exit with code 0.
 pub(super) fn may_be_caused_by_a_request(phase: Phase, exit: Exit) -> bool {
     match phase {
         Phase::Serving { .. }

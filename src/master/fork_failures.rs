@@ -1,6 +1,7 @@
-//! The forks that failed, and which of them get a line in the log.
+//! Decides which of the failed forks get a line in the log.
 //!
-//! Owns: the least time between two such lines of one reason. Refuses: the time of the next fork (`core`).
+//! Owns: the least time between two lines with the same reason. Refuses: to decide when the next fork is tried
+//! (`core`).
 
 use super::core::Millis;
 
@@ -16,7 +17,8 @@ pub(super) struct ForkFailures {
 }
 
 impl ForkFailures {
-    /// Notes a failure. If it is to be logged, returns how many failures before it were not.
+    /// Notes a failure. If this failure is to be logged, returns how many failures since the last log line were not
+    /// logged.
     pub(super) fn note(&mut self, now: Millis, reason: &str) -> Option<u64> {
         let repeats =
             self.logged.as_ref().is_some_and(|(at, last)| last == reason && now.since(*at) < SAME_REASON_EVERY_MS);

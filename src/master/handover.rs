@@ -1,14 +1,14 @@
-//! The state that one program passes to the next over an exec. It is JSON in memory, with the descriptors that the JSON
-//! names.
+//! The state that one program passes to the next over an exec. The state is JSON in memory, together with the open
+//! descriptors that the JSON names.
 //!
 //! Owns: the format of the state, the search for the state at the start of a program, and the return to the old program
 //! as long as the new one has not taken over. Until the takeover, nothing that was passed is closed or used up, so the
-//! old program gets all of it back unchanged. Refuses: the decision to return (`core`, or the part of the master that
-//! cannot continue).
+//! old program gets all of it back unchanged. Refuses: to decide whether to return. This decision belongs to `core`, or
+//! to the part of the master that cannot continue.
 //!
 //! Old and new programs may differ in their version. A field that a later version adds has a default, because older
-//! programs do not send it. A program ignores a field that it does not know, and if it returns to the old program, it
-//! hands this field and the received version number back.
+//! programs do not send it. A program ignores a field that it does not know. If it has to return the service to the old
+//! program, it hands back this field and the version number as it received them.
 
 use std::{
     collections::BTreeMap,
@@ -249,8 +249,8 @@ impl Handover {
         (Sources::recorded(sources.0.clone()), StartFolder::known(folder.clone(), real_folder.clone()))
     }
 
-    /// Gives settings that were resolved again from [`running`](Self::running) the folders that they had when they were
-    /// first read.
+    /// Corrects the folders in `resolved`, which are settings that were resolved again from [`running`](Self::running).
+    /// The result has the folders that the settings had when they were first read.
     pub(crate) fn pinned(&self, mut resolved: Resolved) -> Resolved {
         if let Some(folder) = &self.state.of.workers_folder {
             let settings = &mut resolved.settings;

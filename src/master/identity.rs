@@ -1,9 +1,9 @@
-//! Which service this is, and whether a command is meant for it.
+//! Decides whether a command is meant for this service.
 //!
 //! Owns: the name, settings file and folder of this service as a command names them. Two paths of a settings file are
 //! compared only after all symbolic links in them are followed. So if a link such as `current` was changed, the path in
-//! the command and the path of the master still lead to the same file. Refuses: the execution of the command (the
-//! shell).
+//! the command and the path of the master still lead to the same file. Refuses: to execute the command (the shell does
+//! this).
 
 use std::{
     fs,

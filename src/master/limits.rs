@@ -12,7 +12,8 @@
 //! When any of these limits is reached, the core marks the worker with the `RecycleCause`, and replaces it.
 //!
 //! Owns: the draw of one worker's limits, with jitter, so that workers of the same age are not replaced at the same
-//! time. Refuses: the decision that a limit is reached (the worker and `core`).
+//! time. Refuses: to decide that a limit is reached. The worker decides this for `max_requests`, and `core` decides it
+//! for the other two limits.
 
 use crate::{settings, sys::clock};
 

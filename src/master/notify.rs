@@ -2,8 +2,8 @@
 //! `WatchdogSec=`.
 //!
 //! Owns: the datagrams to `$NOTIFY_SOCKET`, and the time at which the next datagram for the watchdog is due. Refuses:
-//! waiting for systemd (a message that systemd does not take now is offered again in the next turns), and the judgement
-//! whether the service serves (`core`).
+//! to wait for systemd, and to judge whether the service serves (`core`). If systemd does not take a message now, the
+//! message is offered again in the next turns.
 
 use std::{
     collections::VecDeque,

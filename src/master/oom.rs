@@ -2,9 +2,9 @@
 //! master and workers share.
 //!
 //! Owns: the search for the counter (cgroup v1 or v2), and the decision which of the counted kills belongs to the death
-//! of a worker. Refuses: any report without a counter. The counter does not name the killed process. So if another
-//! process of the cgroup gets an OOM kill, and a worker is killed from outside within seconds, the OOM kill is ascribed
-//! to the worker by mistake.
+//! of a worker. Refuses: to report anything without a counter. One mistake remains possible, because the counter does
+//! not name the killed process. If another process of the cgroup gets an OOM kill, and within seconds a worker is
+//! killed from outside, the OOM kill is wrongly ascribed to the worker.
 
 use std::{
     fs,
@@ -80,7 +80,7 @@ fn locate(membership: &str, mounts: &str) -> Option<(PathBuf, &'static str)> {
         (None, None) => return None,
     };
     // A line is "36 32 0:34 /root /mount/point options … - kind source options". The mount may show only a part of the
-    // tree.
+    // cgroup tree.
     mounts.lines().find_map(|line| {
         let (mount, system) = line.split_once(" - ")?;
         let [root, point] = mount.split(' ').skip(3).take(2).collect::<Vec<_>>().try_into().ok()?;

@@ -211,7 +211,7 @@ impl Shell {
     }
 
     /// Makes listeners, and rows of the scoreboard, for more workers. Workers that run already do not get the new
-    /// listeners, so only workers that are forked later can rescue connections that wait there.
+    /// listeners, so only workers that are forked later can rescue connections that wait in the new listeners.
     fn grow(&mut self, workers: u32) -> Performed {
         if let Err(error) = self.listeners.grow(&self.resolved.settings.server, workers) {
             tracing::error!(

@@ -1,7 +1,7 @@
 //! The result of an action that the shell has performed.
 //!
-//! Owns: what the loop of the master has to do next, and the data that only the child of a fork has. Refuses: the
-//! actions themselves (`perform`, `upgrade`).
+//! Owns: what the loop of the master has to do next, and the data that only the child of a fork has. Refuses: to
+//! perform the actions (`perform`, `upgrade`).
 
 use std::os::fd::OwnedFd;
 

@@ -2,7 +2,7 @@
 //! only if the file is its own.
 //!
 //! Owns: the path of the file, and the lock that shows that its master lives. The number in the file proves nothing,
-//! because another process or a thread may have this pid by now. Refuses: the replacement of a file whose master lives.
+//! because another process or a thread may have this pid by now. Refuses: to replace a file whose master lives.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -41,8 +41,8 @@ pub(crate) enum PidfileError {
 }
 
 impl Pidfile {
-    /// Writes the pid to a file beside the path, and then renames this file, so that no reader sees only a part of the
-    /// number.
+    /// Writes the pid to another file in the same folder, and then renames this file to `path`. So no reader sees only
+    /// a part of the number.
     ///
     /// # Errors
     /// Another running master holds the file, or the file cannot be written.

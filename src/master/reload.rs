@@ -1,6 +1,7 @@
-//! The shell's part of a reload, which reads, refuses or applies settings, and goes back to the old ones.
+//! The shell's part of a reload. The shell reads the new settings, and refuses or applies them. If their trial fails,
+//! it goes back to the old settings.
 //!
-//! Owns: the old settings while the new ones are on trial, and the result of the last reload. Refuses: the decision
+//! Owns: the old settings while the new ones are on trial, and the result of the last reload. Refuses: to decide
 //! whether a trial is passed or failed (`core`).
 
 use std::{mem, rc::Rc, sync::Arc};
@@ -23,8 +24,8 @@ pub(crate) struct SettingsLoader {
     pub(crate) app: Rc<AppInfo>,
     /// Reads and checks the new settings. Its argument is the settings in effect.
     pub(crate) read: Box<ReadSettings>,
-    /// Prepares what workers with the new settings need. Its first argument is the new settings, its second the
-    /// settings in effect.
+    /// Prepares what workers with the new settings need. Its first argument is the new settings, and its second
+    /// argument is the settings in effect.
     pub(crate) prepare: Box<PrepareWorkers>,
 }
 

@@ -1,7 +1,8 @@
 //! Tests of what must be true of the core in any world of fake processes. Each seed gives one run in virtual time.
 //!
-//! Owns: the properties, each in a test. Refuses: examples, clocks, and the private state of the core. With `SEEDS=n`
-//! each test plays n worlds; `SEED=n` replays one world and prints every event and action.
+//! Owns: one test for each property. Refuses: to test single examples, to read a clock, and to look at the private
+//! state of the core. With `SEEDS=n` each test plays n worlds; `SEED=n` replays one world and prints every event and
+//! action.
 
 use std::collections::BTreeSet;
 
@@ -403,8 +404,8 @@ fn an_exec_waits_for_the_forks_under_way() {
         all_die(&mut world);
         world.settle(FLOOR + BOOT);
         world.run(FLOOR);
-        // A slot waits half a second after the second death in a row, so all slots fork again when the preflight has
-        // passed.
+        // A slot waits half a second after the second death in a row, so all slots fork again when the preflight
+        // passes, which is also half a second from now.
         all_die(&mut world);
         let asks = world.asks_to_upgrade();
         world.plan(0, asks);
@@ -572,7 +573,7 @@ fn many_crashes_never_leave_the_service_without_a_worker() {
         }
         assert_eq!(world.exited, None);
         world.nature = CALM;
-        // Let the crashes happen that the world has planned already.
+        // First let the crashes happen that the world planned before it became calm.
         world.run(3_000);
         world.settle(30_000 + FLOOR + BOOT);
     });

@@ -1,7 +1,8 @@
 //! What the master reports about itself: the status, the progress of a command, and the reply when the master ends.
 //!
-//! Owns: the combination of what core, scoreboard, kernel and history know. Refuses: the sending (`control`), and every
-//! question that could wait or fail. A value that is no longer available is reported as zero.
+//! Owns: the combination of what core, scoreboard, kernel and history know. Refuses: to send the report (`control`),
+//! and to ask anything that could make the master wait or fail. A value that is no longer available is reported as
+//! zero.
 
 use super::{
     Shell,

@@ -1,7 +1,8 @@
-//! The shell's part of an upgrade, which executes the new program, and the old one again if the new one fails.
+//! The shell's part of an upgrade. The shell executes the new program. If the new program fails, the old program is
+//! executed again.
 //!
-//! Owns: the program to go back to, and the exec. Refuses: the test of a program (`preflight`), and the takeover
-//! (`arrival`).
+//! Owns: the program to go back to, and the exec. Refuses: to test the new program (`preflight`), and to take over from
+//! the old one (`arrival`).
 
 mod arrival;
 pub(super) mod preflight;

@@ -1,7 +1,7 @@
 //! The form in which one program passes the control socket to the next, so that the clients stay connected.
 //!
-//! Owns: the description of the socket and its clients for the next program. Refuses: the passing of descriptors
-//! (`sys::exec`).
+//! Owns: the description of the socket and its clients for the next program. Refuses: to pass the descriptors
+//! themselves (`sys::exec`).
 
 use std::{
     io,

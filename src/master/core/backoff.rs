@@ -1,8 +1,8 @@
 //! How soon a slot gets its next worker.
 //!
-//! Owns: the least time between two forks of a slot, and the wait of a slot whose workers die young: at boot, or before
-//! they answered a request. Refuses: the choice of the slots that want a worker, and the number of slots that may wait
-//! at the same time (`slots`).
+//! Owns: the least time between two forks of a slot, and the wait of a slot whose workers die young. A worker dies
+//! young if it dies at boot, or before it has answered a request. Refuses: to choose the slots that want a worker, and
+//! to limit how many slots may wait at the same time (`slots`).
 
 use serde::{Deserialize, Serialize};
 

@@ -1,7 +1,7 @@
 //! The planned replacement of one worker that has reached a limit.
 //!
 //! Owns: the mark on a worker that is to be replaced, the age of workers, and how often their memory is measured.
-//! Refuses: the time at which the worker leaves (`core`). The worker leaves only when its replacement serves.
+//! Refuses: to decide when the worker leaves (`core`). The worker leaves only when its replacement serves.
 
 use super::{Action, Master, Millis, Note, Phase, Pid, RecycleCause, Stage};
 

@@ -1,7 +1,7 @@
 //! Which slots get a worker, and when.
 //!
 //! Owns: the filling of slots, the order in which they are filled, and the consequences of a worker's failure for its
-//! slot. Refuses: the length of the wait of one slot (`backoff`).
+//! slot. Refuses: to decide how long one slot waits (`backoff`).
 
 use super::{
     Action, CommandReply, ExitReason, Failure, Master, Millis, Note, Phase, SlotId, Stage, Worker,

@@ -1,7 +1,7 @@
 //! Which slots get new connections.
 //!
-//! Owns: the knowledge of which workers are silent or full, and the set of slots that get new connections. Refuses: the
-//! weights between these slots (the shell's balance), and the end of a silent worker (`core`).
+//! Owns: the knowledge of which workers are silent or full, and the set of slots that get new connections. Refuses: to
+//! set the weights of these slots (`perform`), and to end a silent worker (`core`).
 
 use super::{Action, Master, Millis, Note, Phase, Pid, SlotId, Stage, Worker};
 
@@ -42,9 +42,9 @@ impl Master {
     }
 
     /// Chooses the slots that get new connections. These are the slots whose worker is neither silent nor full. If
-    /// there is no such slot, they are the slots whose worker is not silent, and if every worker is silent, all slots
-    /// with a serving worker. Slots above the target get no new connections. If no worker serves, the earlier choice
-    /// stays, because new connections must wait in any case, whichever slots they go to.
+    /// there is no such slot, the slots whose worker is not silent are chosen. If every worker is silent, all slots
+    /// with a serving worker are chosen. Slots above the target get no new connections. If no worker serves, the
+    /// earlier choice stays, because new connections must wait in any case, whichever slots they go to.
     pub(super) fn steer(&mut self, now: Millis, actions: &mut Vec<Action>) {
         if self.watches_silent() && self.look_at <= now {
             self.look_at = now.after(SILENT_LOOK_MS);

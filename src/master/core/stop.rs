@@ -1,7 +1,7 @@
 //! The end of the service: how long it may take, and what the last workers have to do.
 //!
-//! Owns: the deadline of a stop, which can only become earlier, and the wait until the listeners are empty. Refuses:
-//! the end of one worker that is late (`core`).
+//! Owns: the deadline of a stop, which can only become earlier, and the wait until the listeners are empty. Refuses: to
+//! end one worker that is late (`core`).
 
 use super::{ABORT_MS, Action, Cause, CommandReply, Master, Millis, Note, Phase, Stage, Worker};
 
@@ -16,8 +16,8 @@ const SAME_STOP_MS: u64 = 1_000;
 const LAST_FORKS_MAX: u32 = 3;
 
 impl Master {
-    /// Begins a stop, or makes it faster: TERM is graceful, INT and QUIT are quick. A further signal of either kind
-    /// makes the stop faster; no signal makes it slower.
+    /// Begins a stop, or makes the present stop faster. TERM asks for a graceful stop, and INT and QUIT ask for a quick
+    /// one. A further signal of either kind makes the stop faster. No signal makes it slower.
     pub(super) fn begin_stop(&mut self, now: Millis, graceful: bool, actions: &mut Vec<Action>) {
         let more_urgent = |before: bool| before && !graceful;
         if self.stop_asked.is_some_and(|(at, before)| now.since(at) < SAME_STOP_MS && !more_urgent(before)) {

@@ -29,7 +29,7 @@ pub(super) enum Change {
         passed: bool,
     },
     OnTrial(Trial),
-    /// This program is the new one and has failed. The previous program takes over as soon as no fork is under way.
+    /// This program is the new one and has failed. The old program takes over again as soon as no fork is under way.
     Returning {
         callers: Vec<Caller>,
         slot: SlotId,
@@ -183,8 +183,8 @@ impl Master {
             self.change = Change::Returning { callers, slot, why };
             return true;
         };
-        // The old policy has the old numbers of slots and rows. The present numbers stay, because the added ones still
-        // exist.
+        // The old policy has the old numbers of slots and rows. The present numbers stay, because the slots and rows
+        // that were added still exist.
         let Policy { slots, rows, .. } = self.policy;
         self.policy = Policy { slots, rows, ..before };
         actions.push(Action::RestoreSettings { slot, failed: generation, why });

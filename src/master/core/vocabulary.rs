@@ -59,8 +59,8 @@ pub(crate) enum Event {
     StopRequested {
         graceful: bool,
     },
-    /// The number of workers is to change. A request by a signal has no `caller`, so it gets no reply. If its number is
-    /// out of range, the nearest possible number replaces it.
+    /// The number of workers is to change. A request by a signal has no `caller`, so it gets no reply. If the number in
+    /// such a request is out of range, the nearest possible number is used.
     ScaleRequested {
         scaling: Scaling,
         caller: Option<Caller>,
@@ -210,7 +210,7 @@ pub(crate) enum Action {
     BecomeNew,
     /// Forget the old program, because the workers of the new program have passed their trial.
     KeepProgram,
-    /// Replace this program with the one before it, because the workers of this program failed their trial.
+    /// Replace this program with the old one, because the workers of this program failed their trial.
     BecomeOld {
         slot: SlotId,
         why: Failure,

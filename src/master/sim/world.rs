@@ -13,8 +13,8 @@ use super::super::core::{
 pub(super) const TIMEOUT: u64 = 3_000;
 pub(super) const BOOT_TIMEOUT: u64 = 5_000;
 pub(super) const GRACE: u64 = 10_000;
-/// How far ahead a fake worker promises its next heartbeat. Real workers promise a shorter time. With a long promise a
-/// world needs fewer steps.
+/// How far ahead a fake worker promises its next heartbeat. Real workers promise a shorter time. The long promise lets
+/// a world need fewer steps.
 pub(super) const PROMISE: u64 = 10_000;
 /// After a freeze, every worker sends a heartbeat within half of this time.
 pub(super) const MOMENT: u64 = 100;
@@ -880,8 +880,8 @@ impl World {
     }
 
     /// Asserts that at most half of the slots wait for their next worker, however many workers die. So some slot always
-    /// has a worker that serves or starts. More slots may wait for a short time after a fork, which is `EARLY` while
-    /// some slot serves, and `FLOOR` otherwise.
+    /// has a worker that serves or starts. For a short time after a fork, more slots may wait. This time is `EARLY`
+    /// while some slot serves, and `FLOOR` otherwise.
     fn assert_never_without(&self, at: u64) {
         let slots = self.master.target().min(self.policy.slots);
         let has = |slot: u32| {
@@ -900,8 +900,9 @@ impl World {
         }
     }
 
-    /// Asserts that clients that wait in a queue were served before the exit. The exceptions are a stop that was made
-    /// faster, a stop whose time was over, and the death of three workers that were forked to accept from the queues.
+    /// Asserts that the master did not exit while clients still waited in a queue. Four cases are excused: a quick stop
+    /// was requested, the time of the stop was over, at least three workers were forked after the shutdown delay, or no
+    /// worker was ever ready.
     fn assert_all_accepted(&self) {
         let stops = self.notes.iter().filter_map(|(at, note)| match note {
             Note::Stopping { graceful, delay_ms, grace_ms } => {
@@ -999,7 +1000,7 @@ impl World {
         }
     }
 
-    /// Runs until the exit that was requested, and returns how many milliseconds that took.
+    /// Runs until the master exits, as it was asked to do, and returns how many milliseconds that took.
     pub(super) fn run_to_exit(&mut self, within: u64) -> u64 {
         let start = self.now;
         self.run(within);

@@ -1,7 +1,7 @@
 //! Takes over the sockets, the workers and the commands under way of the old program.
 //!
 //! Owns: the order of the steps. All steps that may fail come first, and nothing is changed before all of them have
-//! succeeded. Refuses: the return to the old program (`handover`).
+//! succeeded. Refuses: to return to the old program (`handover`).
 
 use std::{io, path::Path};
 

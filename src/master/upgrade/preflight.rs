@@ -1,7 +1,7 @@
 //! The preflight, which starts a new program beside this one to test whether it can take over.
 //!
-//! Owns: the process of the preflight, and its output. Refuses: waiting for this process, because the master's poll
-//! watches it.
+//! Owns: the process of the preflight, and its output. Refuses: to wait for this process. The master's poll watches it
+//! instead.
 
 use std::{
     ffi::OsString,
@@ -80,7 +80,8 @@ fn try_program(shell: &mut Shell, target: Target) -> Result<Preflight, String> {
     let marker = format!("preflight {} {}", transfer.add(memory.as_fd()), transfer.add(theirs.as_fd()));
     let image = exec::Image::new(&arguments, MARKER, &marker);
     let blocked = signals::block_all().map_err(failed("signals cannot be blocked"))?;
-    // A thread that a hook of the app has started must not refuse the upgrade: the upgrade is what ends that thread.
+    // `fork` is not used here, because it fails if a hook of the app has started a thread. That thread would then
+    // prevent every upgrade, although only an upgrade can end it.
     match fork_to_execute().map_err(failed("it could not be forked"))? {
         Forked::Child => {
             exec::clear_cloexec(transfer.numbers());
