@@ -1,7 +1,7 @@
 //! Decides whether a client may write. Either every client may write, or only clients with the bearer token (RFC 6750).
 //!
-//! Owns: the token, its comparison, and the 401. Refuses: the choice of the routes that need the token. Those routes
-//! call [`Token::admit`] themselves.
+//! Owns: the token, its comparison, and the 401. Refuses: to choose the routes that need the token. Those routes call
+//! [`Token::admit`] themselves.
 
 use std::{fmt, sync::Arc};
 
@@ -41,8 +41,8 @@ impl Token {
     }
 
     /// # Errors
-    /// 401 if a token is needed and these headers do not carry it. The time that the comparison takes shows the length
-    /// of the token and nothing else.
+    /// 401 if a token is needed and these headers do not carry it. A client that measures the time of the comparison
+    /// can learn the length of the token, but nothing else.
     pub(crate) fn admit(&self, headers: &HeaderMap) -> Result<(), ApiError> {
         let Some(token) = &self.0 else { return Ok(()) };
         let shown = headers.get(AUTHORIZATION).and_then(|value| bearer(value.as_bytes()));

@@ -1,7 +1,7 @@
 //! Which web pages may call the service from a browser (the CORS protocol of the Fetch standard).
 //!
 //! Owns: the form of an origin, the rights of a listed origin, and the decision which part answers an OPTIONS request.
-//! Refuses: cookies, and the right to write, which only the token gives.
+//! Refuses: to allow cookies, and to give the right to write. Only the token gives this right.
 
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
@@ -104,8 +104,9 @@ impl Cors {
 }
 
 /// Applies the layer, but not to every OPTIONS request. The layer alone would answer each OPTIONS request with 200,
-/// even if the origin is not listed or if no browser asks. In these two cases the request goes on to the router, which
-/// answers 405. The answer to a preflight that is allowed has no body, so its status is 204.
+/// even if the origin is not listed, or if the request is not a preflight of a browser. In these two cases the request
+/// goes on to the router, which answers 405. The answer to a preflight that is allowed has no body, so its status is
+/// 204.
 pub(crate) async fn cors(State(cors): State<Cors>, request: Request, next: Next) -> Response {
     if *request.method() != Method::OPTIONS {
         let Ok(response) = cors.layer.layer(next).call(request).await;

@@ -1,8 +1,8 @@
 //! Routes that show the state of a worker, and routes that make a worker hang, crash or leak, so that an operator can
 //! watch how the supervisor reacts.
 //!
-//! Owns: the routes below `/debug/`. Refuses: all of these routes except `/debug/connections`, unless `service.debug`
-//! is on.
+//! Owns: the routes below `/debug/`. Refuses: to serve these routes while `service.debug` is off. Only
+//! `/debug/connections` is always served.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -1,7 +1,8 @@
 //! The health of a dependency, and the log lines about its changes.
 //!
-//! Owns: one line when the dependency begins to fail, one more when a later error tells more, and one when it works
-//! again, however many requests fail in between. Refuses: requests to the dependency (`store`, `health`).
+//! Owns: the choice of the lines, which are few even if many requests fail. The first line is logged when the
+//! dependency begins to fail. A further line is logged when a later error says more about the cause. The last line is
+//! logged when the dependency works again. Refuses: to send requests to the dependency (`store`, `health`).
 
 use std::{
     error::Error,

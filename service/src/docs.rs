@@ -1,7 +1,7 @@
 //! The OpenAPI document of the service, and Swagger UI to read it and try it out.
 //!
 //! Owns: the parts of the document that do not describe a route (each handler describes its own), and the routes
-//! `/openapi.json` and `/docs`, with the files that `/docs` loads. Refuses: files from outside the binary.
+//! `/openapi.json` and `/docs`, with the files that `/docs` loads. Refuses: to serve files from outside the binary.
 
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! Every error body has one shape: `{"error", "type", "details": [{"field", "message"}]}`.
 //!
-//! Owns: the status of a refusal, its body, and its part of the OpenAPI document. Refuses: giving a client
-//! what only the log may hold.
+//! Owns: the status of a refusal, its body, and its part of the OpenAPI document. Refuses: to give a client what only
+//! the log may hold.
 
 use std::collections::BTreeMap;
 
@@ -139,8 +139,8 @@ impl From<StoreError> for ApiError {
             StoreError::Panicked => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
-        // This line is logged only for debugging, because under load it would come a thousand times. The store itself
-        // logs once that it fails.
+        // This line has the level `debug`, because under load it would be logged for thousands of requests. The store
+        // itself logs once that it fails.
         tracing::debug!(reason = error_chain(&error), "a client was answered {}", status.as_u16());
         Self::of_the_store(status)
     }

@@ -1,8 +1,8 @@
 //! The reference service, which has small facts over JSON, routes for its health, and routes that misbehave on purpose.
 //!
-//! Owns: the assembly of routes, settings and store in a worker. Refuses: anything that a user's own service could not
-//! do. The service sees the supervisor only through `WorkerContext`, `SetupContext` and `Lifespan`, like every other
-//! app.
+//! Owns: the assembly of routes, settings and store in a worker. Refuses: to do anything that a user's own service
+//! could not do. The service sees the supervisor only through `WorkerContext`, `SetupContext` and `Lifespan`, like
+//! every other app.
 
 use std::{
     fs, io,
@@ -78,9 +78,9 @@ pub(crate) async fn build(worker: WorkerContext) -> Result<Lifespan<Router>, Bui
     Ok(Lifespan::new(service).on_shutdown(async move { store.close().await }))
 }
 
-/// Makes the folder of the database and an empty file with the master's rights, because workers make no file. Then
-/// gives both to the user of the workers. The database of a running service is never made again, because the new one
-/// would be empty.
+/// Makes the folder of the database and an empty file for it. The master does this with its own rights, because workers
+/// make no file, and then gives both to the user of the workers. The database of a running service is never made again,
+/// because the new one would be empty.
 ///
 /// # Errors
 /// The database of the running service is gone or was emptied, or the file system refuses. The error names the path.

@@ -1,7 +1,7 @@
 //! The routes of `/facts`, a small collection that clients can list page by page, filter and change.
 //!
-//! Owns: the rules for what a client may send, and the answers to everything else. Refuses: storage (`store`), and the
-//! right to write (`auth`).
+//! Owns: the rules for what a client may send, and the answers to requests that break these rules. Refuses: to store
+//! facts (`store`), and to decide whether a client may write (`auth`).
 
 use axum::{
     Json,

@@ -1,7 +1,8 @@
 //! Liveness and readiness, for probes.
 //!
-//! Owns: the four health routes, and the requests to the dependencies of `[[service.check]]`. Refuses: requests to a
-//! dependency to find out whether the worker is alive, because a dead database is not a reason to restart.
+//! Owns: the four health routes, and the requests to the dependencies of `[[service.check]]`. Refuses: to ask a
+//! dependency when a probe asks whether the worker is alive, because a dead database is no reason to restart the
+//! worker.
 
 use std::{collections::BTreeMap, io, sync::Arc};
 

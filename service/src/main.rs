@@ -1,7 +1,7 @@
 //! The program `oxicorn`: the reference service under the supervisor.
 //!
-//! Owns: the command, the allocator, and the list of the service's modules. Refuses: anything that a user's own program
-//! could not do. The program sees only the public API of the library.
+//! Owns: the command, the allocator, and the list of the service's modules. Refuses: to do anything that a user's own
+//! program could not do. The program sees only the public API of the library.
 
 mod auth;
 mod cors;

@@ -1,7 +1,7 @@
 //! The `[service]` table of supervisor.toml.
 //!
-//! Owns: the keys, their defaults, and the rules between them. Refuses: files and the environment. The supervisor reads
-//! them, and hands over the table.
+//! Owns: the keys, their defaults, and the rules between them. Refuses: to read files and the environment. The
+//! supervisor reads them, and hands over the table.
 
 use std::{collections::HashSet, fmt, path::PathBuf};
 

@@ -1,8 +1,8 @@
 //! Facts in a MongoDB collection.
 //!
-//! Owns: the client of one worker, the shape of a document, indexes, and a time limit on every operation. Refuses:
-//! retries of its own (the driver has them, as the connection string says), and messages of the driver that could hold
-//! a secret or a document.
+//! Owns: the client of one worker, the shape of a document, indexes, and a time limit on every operation. Refuses: to
+//! retry (the driver does this, as the connection string says), and to pass on messages of the driver that could hold a
+//! secret or a document.
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use tokio::{sync::OnceCell, time::timeout};
 use super::{Draft, Fact, Millis, Page, StoreError};
 
 /// The defaults for the options that the connection string does not set. A worker has one thread, so a few connections
-/// keep it busy, and a request should not wait long for a server that does not exist.
+/// keep it busy. The times are short, because a request should not wait long for a server that does not exist.
 const MAX_POOL_SIZE: u32 = 10;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const SERVER_SELECTION_TIMEOUT: Duration = Duration::from_secs(2);
@@ -121,8 +121,8 @@ impl Mongo {
         }
         self.bounded("list facts", async {
             let facts = self.facts().await?;
-            // `max_time` makes the server give up after this time too. A query without the index would read the whole
-            // collection.
+            // `max_time` makes the server give up at the same time as this client. If the index is missing, a query
+            // reads the whole collection.
             let found = facts.find(filter).sort(doc! {"_id": -1}).limit(page.limit.into()).max_time(self.within);
             let mut cursor = found.await?;
             let mut facts = Vec::new();

@@ -1,8 +1,8 @@
 //! Facts in a SQLite file that all workers of the machine share.
 //!
-//! Owns: the schema, the statements, and the threads that keep SQLite off the worker's event loop. Refuses: the
-//! creation of the file, and transactions over several calls. Every write is one statement, so it is done completely or
-//! not at all, even if the client leaves or the worker is killed at any moment.
+//! Owns: the schema, the statements, and the threads that keep SQLite off the worker's event loop. Refuses: to create
+//! the file, and to keep a transaction open over several calls. Every write is one statement, so it is done completely
+//! or not at all, even if the client leaves or the worker is killed at any moment.
 
 use std::{
     path::{Path, PathBuf},
