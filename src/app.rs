@@ -150,7 +150,8 @@ impl App {
     ///
     /// In a program with a positional argument, a mistyped command counts as the value of the argument: `program
     /// statsu` starts a service with the value `statsu`. So check the value in [`prepare`](Self::prepare). The operator
-    /// cannot give a value that begins with `-`, because it is read as a flag. The words after `--` are reserved.
+    /// cannot give a value that begins with `-`, because such a word is read as a flag. The words after `--` are
+    /// reserved.
     ///
     /// ```no_run
     /// # use std::{convert::Infallible, process::ExitCode};

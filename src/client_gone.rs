@@ -155,8 +155,8 @@ impl RequestEnds {
         waiting.iter().for_each(|(_, signal)| signal.raise());
     }
 
-    /// Returns true if the app has asked, for any request of this connection, whether the client has gone. Only then
-    /// does the worker watch the socket.
+    /// Returns true if the app has asked, for any request of this connection, whether the client has gone. The worker
+    /// watches the socket only if this is true.
     pub(crate) fn is_asked(&self) -> bool {
         self.asked.load(SeqCst)
     }

@@ -13,8 +13,9 @@ use crate::client_gone::{ClientGone, RequestLink};
 /// extension.
 ///
 /// If the other end of the connection is a proxy in `http.forwarded_allow_ips`, the values are those that the proxy
-/// sends: in a PROXY header, then in `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, or else in `Forwarded` (RFC
-/// 7239). A peer on a unix socket is trusted too. No other peer is trusted.
+/// sends. They come from a PROXY header at the start of the connection, and then from the headers of the request. These
+/// are `X-Forwarded-For`, `-Proto`, `-Host` and `-Port`, or `Forwarded` (RFC 7239) if the request has none of these
+/// four. A peer on a unix socket is trusted too. No other peer is trusted.
 ///
 /// ```
 /// use axum::{Extension, Router, routing::get};

@@ -205,8 +205,8 @@ fn pidfile(path: &Path) -> Result<(), String> {
     host::writable_folder(folder).map_err(|error| format!("process.pidfile {} cannot be made: {error}", path.display()))
 }
 
-/// Forks one worker, which takes the rights of a worker. The parent asks the worker to drain as soon as it is ready.
-/// This function returns in both processes.
+/// Forks one worker, which drops its privileges as every worker does. The parent asks the worker to drain as soon as it
+/// is ready. This function returns in both processes.
 fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Arc<Resolved>, app: Rc<AppInfo>) -> Side {
     let patience = resolved.settings.workers.boot_timeout;
     match fork_worker(resolved, app) {

@@ -55,11 +55,12 @@ impl<S> Lifespan<S> {
         self
     }
 
-    /// Reserves `time` for the shutdown hook, as a part of `workers.graceful_timeout`. The drain then ends `time` and
-    /// 350 ms before the end of the grace: connections get 250 ms to read their last bytes, and 100 ms are kept for the
-    /// worker's last log lines. The drain cuts the requests and the background work that are left. At most half of the
-    /// grace is reserved. Without this call, the drain ends half a second before the end of the grace, or a quarter of
-    /// the grace before it if a quarter is shorter.
+    /// Reserves `time` for the shutdown hook, as a part of `workers.graceful_timeout`. The drain then ends `time` plus
+    /// 350 ms before the end of the grace. Of these 350 ms, clients get 250 ms to read the last bytes of their
+    /// responses, and 100 ms are kept for the worker's last log lines. The drain cuts the requests and the background
+    /// work that are left. At most half of the grace is reserved. Without this call, the drain ends half a second
+    /// before the end of the grace. If a quarter of the grace is shorter than half a second, the drain ends that
+    /// quarter before the end.
     #[must_use]
     pub fn shutdown_grace(mut self, time: Duration) -> Self {
         self.shutdown_grace = time;

@@ -40,8 +40,7 @@ pub struct WorkerContextBuilder {
     arguments: Vec<String>,
 }
 
-/// Sends the signals that a master would send. They go to the [`WorkerContext`] that was built together with this
-/// value.
+/// Sends the signals that a master would send, to the [`WorkerContext`] that was built together with this value.
 ///
 /// If the test drops this value, its worker gets no further signals. A signal that was sent before still counts, and a
 /// future that waits for another signal never completes.

@@ -451,8 +451,8 @@ mod tests {
         for number in 0..LINES {
             let line = format!("<{number} {}>\n", "x".repeat(number % 3_000));
             taken += usize::from(sinks[number % 2].put(&line));
-            // The reader reads nothing for the first tenth of the lines, so that the output is full, and then a little
-            // at a time.
+            // The reader reads nothing for the first tenth of the lines, so that the output is full, and then it reads
+            // a little at a time.
             if number > LINES / 10
                 && let Ok(count) = reader.read(&mut chunk)
             {

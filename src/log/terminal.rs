@@ -1,7 +1,7 @@
 //! Prints the messages of a command for the operator at the terminal. The result goes to stdout. Errors, warnings and
 //! notes go to stderr, and each of their lines begins with the name of the program.
 //!
-//! Owns: the name of the program, the form of these lines, and the escapes. Without the escapes, a text from another
+//! Owns: the name of the program, the form of these lines, and the escapes. Without these escapes, a text from another
 //! process or from a hook of the app could control the terminal. Refuses: to write the log of a service, and to choose
 //! the content of the messages.
 
