@@ -52,8 +52,8 @@ impl Service<'_> {
         answer.json()
     }
 
-    /// Posts a fact and returns it once the millisecond of its creation is over. Within one millisecond, the ids that
-    /// two workers make have no order.
+    /// Posts a fact, waits until the millisecond in which the fact was created is over, and returns the fact. Without
+    /// the wait, two workers could create facts in the same millisecond, and the ids of these facts would have no order.
     #[track_caller]
     fn post(&self, text: &str, tags: &[&str]) -> Value {
         let fact = self.send("POST", "/facts", &json!({"text": text, "tags": tags}), 201);

@@ -175,9 +175,10 @@ fn an_answer_to_head_has_the_length_of_a_body_and_no_body() {
     lengths(Launch::of(build_example("plain")).serving(2), &[(200, "/10k")]);
 }
 
-/// RFC 9113, section 8.1 says that the answer is complete, and that a reset without an error then asks the client to
-/// send no more. The test also sends bodies that must wait for window space. The bytes of these bodies must not reduce
-/// the connection's window for later streams.
+/// A server may send its whole answer before the request's body has arrived. Then it resets the stream with NO_ERROR,
+/// which asks the client to send no more (RFC 9113, section 8.1). Some bodies of this test are larger than the window
+/// of flow control. The server must give the bytes that it discards back to the connection's window, because later
+/// streams need the room.
 #[test]
 fn an_early_answer_is_followed_by_a_reset_without_error() {
     let supervisor = Launch::misbehave().set("workers.count", "1").serving(1);

@@ -49,8 +49,10 @@ use crate::{
 pub(super) const MARKER: &str = "OXICORN_UPGRADE";
 /// The version of the format. A new field does not need a new version.
 pub(super) const VERSION: u32 = 1;
-/// The exit code of a program that could neither take over nor go back.
+/// The exit code of a new program that could not take over the service, and could not execute the old program again
+/// either.
 const EXIT_FAILURE: u8 = 1;
+/// The exit code of a preflight that fails. The old program continues to serve.
 const EXIT_REFUSED: u8 = 2;
 
 /// Everything that one program passes to the next.

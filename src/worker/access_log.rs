@@ -33,8 +33,8 @@ use crate::{
 /// When this many bytes of lines wait, they are written at once, and not only at the next heartbeat.
 const FULL: usize = 16 * 1024;
 
-/// The most bytes of lines that wait for a reader that does not read, or for a disk that is full. Further lines are
-/// dropped.
+/// If this many bytes of lines wait, because the reader of the log does not read or the disk is full, each further line
+/// is dropped.
 const MOST: usize = 64 * 1024;
 
 /// How long a worker tries, at its end, to write the rest of a line of which a part is already written. `LAST_LINE_TRY`
