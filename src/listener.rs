@@ -385,7 +385,7 @@ impl Listeners {
     }
 
     /// Finds out whether the kernel accepts a steering program, by attaching one to the first address that has a socket
-    /// for each slot. It tries this only until the answer is known. If the kernel accepts steering programs, the function
+    /// for each slot. It tries this only until the answer is known. If the kernel accepts steering programs, it
     /// also attaches one to each address that a reload has just added.
     fn probe_steering(&mut self) {
         if self.steering == Steering::Unneeded

@@ -53,7 +53,7 @@ impl Service<'_> {
     }
 
     /// Posts a fact, waits until the millisecond in which the fact was created is over, and returns the fact. Without
-    /// the wait, two workers could create facts in the same millisecond, and the ids of these facts would have no order.
+    /// the wait, two workers could create facts in one millisecond, and the ids of these facts would have no order.
     #[track_caller]
     fn post(&self, text: &str, tags: &[&str]) -> Value {
         let fact = self.send("POST", "/facts", &json!({"text": text, "tags": tags}), 201);

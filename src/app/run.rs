@@ -223,8 +223,9 @@ impl App {
     fn succeed(self, handover: Handover, flags: Flags) -> ExitCode {
         let start = handover.start_folder();
         start.enter();
-        // A preflight keeps the default handler of panics, which writes to stderr, because the master reads the output
-        // of the preflight. After a takeover, a write to stderr could wait for a reader for ever.
+        // A preflight keeps the default panic handler, which writes to stderr, because the master reads the stderr of a
+        // preflight. Every other program replaces the handler: perhaps nothing reads its stderr, and a write to it could
+        // block for ever.
         if !handover.is_preflight() {
             log::take_panics(MASTER_PANICS);
         }

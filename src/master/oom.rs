@@ -47,8 +47,9 @@ impl OomKills {
         Some(Self { path, file, accounted: seen, seen, seen_at: 0 })
     }
 
-    /// Reads the counter when a worker has died by a SIGKILL that the master did not send. Each death claims only one
-    /// of the counted kills, because the kernel can count several kills before the first killed process is reaped.
+    /// Explains a worker that has died by a SIGKILL which the master did not send. Reads the kernel's count of OOM kills,
+    /// and returns this count with the count before. Each death uses up only one of the counted kills: the kernel can
+    /// count several kills before the first killed process is reaped, and the others belong to those processes.
     pub(super) fn account(&mut self, now: u64) -> Option<OomDelta> {
         if now.saturating_sub(self.seen_at) > CLAIM_MS {
             self.accounted = self.seen;

@@ -537,7 +537,8 @@ fn a_slot_whose_workers_die_young_waits_longer_each_time() {
     ];
     worlds(50, |seed| {
         let workers = 2 + (seed % 4) as u32;
-        // Faults happen in no more slots than may wait at the same time.
+        // At most half of the slots may wait after a fault before they fork again. So faults happen in at most half of
+        // the slots, and the other slots are spared.
         let spared = workers - workers / 2;
         let nature = Nature { spared, ..kinds[seed as usize % kinds.len()] };
         let mut world = World::new(seed, nature, |_| policy(workers));

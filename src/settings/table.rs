@@ -25,7 +25,7 @@ use super::{
 };
 use crate::hook;
 
-/// A parsed table: a value of the app's type.
+/// A parsed table, as a value of the type that the app declared for this table.
 type TableValue = Arc<dyn Any + Send + Sync>;
 
 /// A table of `supervisor.toml` that belongs to the app: its name, its type and its well-known environment variables.

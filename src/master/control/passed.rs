@@ -61,7 +61,7 @@ impl ControlServer {
     }
 
     /// # Errors
-    /// A descriptor that the state names was not passed.
+    /// Fails if `passed` refers to a descriptor that this process did not receive.
     pub(in super::super) fn adopt(passed: &PassedControl) -> io::Result<Self> {
         let clients = passed.clients.iter().map(|client| {
             Ok(ControlClient {
