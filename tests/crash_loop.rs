@@ -162,7 +162,6 @@ fn a_request_in_flight_at_an_operators_sigkill_is_not_put_in_quarantine() {
         supervisor.signal_worker(victim, Signal::SIGKILL);
         supervisor.wait_gone(victim);
     }
-    let log = supervisor.log();
-    let named = log.lines_of(events::CRASH_SUSPECT).count();
-    assert_eq!((named, log.count(events::QUARANTINE_STARTED)), (2, 0));
+    let named = supervisor.wait_log(events::CRASH_SUSPECT, 2, PATIENCE);
+    assert_eq!((named.len(), supervisor.log().count(events::QUARANTINE_STARTED)), (2, 0));
 }
