@@ -70,7 +70,7 @@ mod tests {
             assert_eq!(running(), Some("Outer"));
             panic!("no {}", "luck");
         });
-        let panicked: HookPanicked = panicked.map(|()| ()).unwrap_err();
+        let panicked: HookPanicked = panicked.unwrap_err();
         assert_eq!(panicked.to_string(), "Outer panicked: no luck");
         assert_eq!(running(), None);
     }
