@@ -255,6 +255,7 @@ impl Shell {
     fn supervise(mut self, actions: Vec<Action>) -> Result<Outcome, MasterError> {
         let mut todo = VecDeque::from(actions);
         release_boot_code();
+        let mut read_at = now();
         loop {
             self.publish();
             self.notify();
@@ -266,10 +267,13 @@ impl Shell {
                     Performed::Exit(reason) => return Ok(self.finish(reason)),
                 }
             }
-            // Read new events even if an action has just reported one. The action may have taken long, and the core
-            // must know of an exit or a heartbeat that is already queued before it checks a deadline.
-            self.wait_for_events()?;
-            todo.extend(self.core.step(now(), std::mem::take(&mut self.inbox)));
+            // An action may take long before it reports an event. So the core checks deadlines as of the last reading:
+            // it must know of an exit or a heartbeat that has come since then before it checks that worker's deadline.
+            if self.inbox.is_empty() {
+                self.wait_for_events()?;
+                read_at = now();
+            }
+            todo.extend(self.core.step(read_at, std::mem::take(&mut self.inbox)));
         }
     }
 
@@ -279,8 +283,7 @@ impl Shell {
         title::set(&format!("{program}: master [{name}] gen {}", self.core.generation().0));
     }
 
-    /// Waits for an event or for the next deadline, and puts every new event into the inbox. If the inbox already has
-    /// an event, this method does not wait, and only reads the events that are there.
+    /// Waits for an event or for the next deadline, and puts every new event into the inbox.
     fn wait_for_events(&mut self) -> Result<(), MasterError> {
         self.send_progress();
         let log_due = (!log::catch_up()).then(|| now().after(LINE_EVERY_MS));
@@ -292,8 +295,7 @@ impl Shell {
             Some(self.control_due),
             log_due,
         ];
-        let until_due = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
-        let timeout = if self.inbox.is_empty() { until_due } else { Some(Duration::ZERO) };
+        let timeout = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
         let channels = self.children.iter().filter_map(|child| child.channel.as_ref()).map(AsFd::as_fd);
         let channels = channels.chain(self.upgrades.watched());
         let mut fds: Vec<_> =
