@@ -125,7 +125,7 @@ fn a_file_that_is_no_oxicorn_program_is_refused() {
 #[test]
 fn a_program_whose_worker_cannot_boot_is_refused() {
     let mut supervisor =
-        Launch::misbehave().set("misbehave.boot", r#""ok""#).set("workers.boot_timeout", r#""1s""#).serving(2);
+        Launch::misbehave().set("misbehave.boot", r#""ok""#).set("workers.boot_timeout", r#""3s""#).serving(2);
     let old = supervisor.serving_pids();
     let load = Load::start(supervisor.address(), "/pid", 8, Mode::KeepAlive { think_ms: 1 });
     let mut before = r#"boot = "ok""#.to_owned();
