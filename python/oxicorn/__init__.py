@@ -1,0 +1,1 @@
+"""oxicorn: a pre-fork supervisor and server for ASGI apps."""
