@@ -1,0 +1,66 @@
+"""Fixtures of the tests, and what a failed test prints."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness import UVICORN, Server
+
+
+def _launcher():
+    mine: list[Server] = []
+
+    def launch(app, **options):
+        """Starts a server and waits until all its workers serve."""
+        server = Server(app, **options)
+        mine.append(server)
+        return server.serving()
+
+    def prepare(app, **options):
+        """Prepares a server and does not start it."""
+        server = Server(app, **options)
+        mine.append(server)
+        return server
+
+    launch.prepare = prepare
+    return launch, mine
+
+
+@pytest.fixture
+def launch():
+    """Starts servers that end with the test: `launch("app:app", settings={...})`."""
+    launch, mine = _launcher()
+    yield launch
+    for server in mine:
+        server.close()
+
+
+@pytest.fixture(scope="module")
+def launch_for_module():
+    """Starts servers that end with the file of tests. Each start costs time, so tests share what they can."""
+    launch, mine = _launcher()
+    yield launch
+    for server in mine:
+        server.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Adds the logs of all running servers to the report of a failed test."""
+    report = yield
+    if report.failed:
+        for server in Server.started:
+            report.sections.append((f"server {server.app}", server.report()))
+    return report
+
+
+def pytest_collection_modifyitems(config, items):
+    if not UVICORN:
+        return
+    kept, left = [], []
+    for item in items:
+        (left if item.get_closest_marker("needs_oxicorn") else kept).append(item)
+        if mark := item.get_closest_marker("differs_under_uvicorn"):
+            item.add_marker(pytest.mark.xfail(strict=True, reason=f"Uvicorn: {mark.args[0]}"))
+    config.hook.pytest_deselected(items=left)
+    items[:] = kept
