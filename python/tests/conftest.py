@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import ssl
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
 import pytest
 
-from harness import UVICORN, Server
+from harness import PATIENCE, UVICORN, Server
 
 
 def _launcher():
@@ -42,6 +48,35 @@ def launch_for_module():
     yield launch
     for server in mine:
         server.close()
+
+
+@dataclass
+class Certificate:
+    """A certificate for 127.0.0.1 that no authority has signed."""
+
+    chain: str
+    key: str
+
+    def connect(self, server: Server, protocols: tuple[str, ...] = ("http/1.1",)) -> socket.socket:
+        context = ssl.create_default_context(cafile=self.chain)
+        context.check_hostname = False
+        context.set_alpn_protocols(list(protocols))
+        return context.wrap_socket(server.connect(), server_hostname="localhost")
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory) -> Certificate:
+    folder: Path = tmp_path_factory.mktemp("certificate")
+    made = Certificate(str(folder / "chain.pem"), str(folder / "key.pem"))
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+        + ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-days", "30"]
+        + ["-keyout", made.key, "-out", made.chain],
+        check=True,
+        capture_output=True,
+        timeout=PATIENCE,
+    )
+    return made
 
 
 @pytest.hookimpl(wrapper=True)
