@@ -382,7 +382,7 @@ def test_trailers_for_a_client_that_did_not_ask_are_dropped(server):
         answer = connection.get("/trailers")
         assert (answer.status, answer.text, answer.complete) == (200, "hello", True)
         assert (answer.trailers, answer.get("x-offered")) == ([], "False")
-        server.wait_record("trailers were sent")
+        server.wait_record("trailers were sent", within=5)
         assert_serves_on(connection)
 
 

@@ -300,7 +300,8 @@ def test_a_peer_that_is_not_trusted_says_neither(launch):
 
 
 def test_over_tls_the_scheme_is_https_and_a_tls_extension_is_whole(launch, certificate):
-    server = launch("scope:app_with_scope", settings={"tls.certfile": certificate.chain, "tls.keyfile": certificate.key})
+    settings = {"tls.certfile": certificate.chain, "tls.keyfile": certificate.key}
+    server = launch("scope:app_with_scope", settings=settings)
     with certificate.connect(server) as connection:
         scope = Raw(connection=connection).get("/").json()
     assert scope["scheme"] == "https"
