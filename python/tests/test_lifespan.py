@@ -219,7 +219,7 @@ def test_an_import_that_blocks_is_no_hang(launch):
 
 @pytest.mark.needs_oxicorn
 def test_an_app_may_run_asyncio_while_it_is_imported(launch):
-    text = "import asyncio\n\nasync def value():\n    await asyncio.sleep(0)\n    return 1\n\nasyncio.run(value())\n" + FINE
+    text = "import asyncio\n\nasync def value():\n    await asyncio.sleep(0)\n\nasyncio.run(value())\n" + FINE
     server = launch("main:app", files={"main.py": text})
     assert get(server, "/").text == "fine"
 
