@@ -65,7 +65,8 @@ class Raw:
     def __init__(self, server: Server | None = None, connection: socket.socket | None = None) -> None:
         assert server is not None or connection is not None
         self.socket = connection if connection is not None else server.connect()
-        self.buffer = b""
+        # A bytearray: what is taken from its front costs no copy of the rest, however much there is.
+        self.buffer = bytearray()
         self.ended = False
 
     def __enter__(self) -> Raw:
@@ -106,7 +107,7 @@ class Raw:
         if self.ended:
             return False
         try:
-            more = self.socket.recv(65536)
+            more = self.socket.recv(262144)
         except (ConnectionResetError, BrokenPipeError, ssl.SSLError):
             more = b""
         self.buffer += more
@@ -117,7 +118,11 @@ class Raw:
         while len(self.buffer) < count:
             if not self._fill():
                 raise Ended(f"{len(self.buffer)} of {count} bytes: {self.buffer[:200]!r}")
-        taken, self.buffer = self.buffer[:count], self.buffer[count:]
+        return self._take(count)
+
+    def _take(self, count: int) -> bytes:
+        taken = bytes(memoryview(self.buffer)[:count])
+        del self.buffer[:count]
         return taken
 
     def until(self, end: bytes) -> bytes:
@@ -125,9 +130,7 @@ class Raw:
         while end not in self.buffer:
             if not self._fill():
                 raise Ended(f"before {end!r}: {self.buffer[:200]!r}")
-        at = self.buffer.index(end) + len(end)
-        taken, self.buffer = self.buffer[:at], self.buffer[at:]
-        return taken
+        return self._take(self.buffer.index(end) + len(end))
 
     def rest(self, within: float = PATIENCE) -> bytes:
         """Reads until the server ends the connection, and returns all of it."""
@@ -142,8 +145,7 @@ class Raw:
             finally:
                 if self.socket.fileno() >= 0:
                     self.socket.settimeout(PATIENCE)
-        taken, self.buffer = self.buffer, b""
-        return taken
+        return self._take(len(self.buffer))
 
     def is_silent(self, seconds: float = 0.2) -> bool:
         """Returns true if nothing comes for this time, not even the end of the connection."""
@@ -176,28 +178,34 @@ class Raw:
         """Reads the body that belongs to a head."""
         if method == "HEAD" or answer.status in (101, 204, 304) or 100 <= answer.status < 200:
             return answer
+        body = bytearray()
         try:
             if "chunked" in (answer.get("transfer-encoding") or ""):
                 while size := int(self.until(b"\r\n").split(b";")[0], 16):
-                    answer.body += self.exactly(size)
+                    self._into(body, size)
                     assert self.exactly(2) == b"\r\n"
                 while (line := self.until(b"\r\n")) != b"\r\n":
                     name, _, value = line.decode("latin-1").partition(":")
                     answer.trailers.append((name.strip(), value.strip()))
             elif (length := answer.get("content-length")) is not None:
-                while len(answer.body) < int(length):
-                    answer.body += self.exactly(min(int(length) - len(answer.body), max(1, len(self.buffer))))
+                self._into(body, int(length))
             else:
-                while True:
-                    answer.body += self.buffer
-                    self.buffer = b""
-                    if not self._fill():
-                        break
+                while self._fill():
+                    pass
+                body += self._take(len(self.buffer))
         except Ended:
-            answer.body += self.buffer
-            self.buffer = b""
             answer.complete = False
+        answer.body = bytes(body)
         return answer
+
+    def _into(self, body: bytearray, count: int) -> None:
+        """Reads so many bytes into `body`. If the connection ends before, `body` has all that came."""
+        while count:
+            if not self.buffer and not self._fill():
+                raise Ended(f"{count} bytes are missing")
+            piece = self._take(min(count, len(self.buffer)))
+            body += piece
+            count -= len(piece)
 
     def chunk(self) -> bytes:
         """Reads one chunk of a chunked body; the last one is empty."""
