@@ -379,7 +379,8 @@ class Server:
             parts.append(f"it ended with {self.process.returncode}")
         for name in ("log.json", "stderr.log", "stdout.log", "record.jsonl"):
             if text := self.text_of(name):
-                parts.append(f"--- {name}, its end ---\n" + "\n".join(text.splitlines()[-60:]))
+                end = [line if len(line) < 2000 else f"{line[:2000]}…" for line in text.splitlines()[-60:]]
+                parts.append(f"--- {name}, its end ---\n" + "\n".join(end))
         return "\n".join(parts)
 
     # --- its workers ---
