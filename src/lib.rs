@@ -104,7 +104,7 @@ pub use client_info::ClientInfo;
 pub use client_info::ClientInfoBuilder;
 pub use log::log_layer;
 pub use settings::table::TableSpec;
-pub use worker::{BackgroundWork, Body, BodyError, DriveError, Driven, Driver, DriverWaker};
+pub use worker::{BackgroundWork, Body, BodyError, DescriptorWatch, DriveError, Driven, Driver, DriverWaker};
 
 /// The type of every error that the code of an app returns.
 pub(crate) type BoxError = Box<dyn std::error::Error + Send + Sync>;

@@ -73,7 +73,7 @@ use self::{
 pub use self::{
     background_work::BackgroundWork,
     connection::{Body, BodyError},
-    driver::{DriveError, Driven, Driver, DriverWaker},
+    driver::{DescriptorWatch, DriveError, Driven, Driver, DriverWaker},
 };
 use crate::{
     IntoLifespan, Lifespan, WorkerContext,

@@ -25,6 +25,7 @@ use nix::{
         },
     },
 };
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Makes a pair of connected, non-blocking, close-on-exec sockets. The sockets keep the boundaries of messages
 /// (AF_UNIX, SOCK_SEQPACKET): one receive returns exactly one message.
@@ -191,6 +192,16 @@ pub(crate) fn duplicate(socket: RawFd) -> io::Result<OwnedFd> {
     }
     // SAFETY: F_DUPFD_CLOEXEC made `copy` this moment; no other code knows of it.
     Ok(unsafe { OwnedFd::from_raw_fd(copy) })
+}
+
+/// Registers a descriptor with tokio's poller, so that a task can wait until it is readable. Call it inside a runtime.
+///
+/// # Errors
+/// The errors of epoll_ctl(2), such as EPERM for a file that cannot be polled.
+pub(crate) fn watch(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: the `AsyncFd` owns the descriptor, so the descriptor stays open, and the same, until the `AsyncFd` is
+    // dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
 /// Makes the kernel acknowledge at once the data that a TCP socket has received. On other sockets it has no effect.

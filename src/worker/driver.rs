@@ -1,25 +1,32 @@
 //! Lets an outer loop that is not tokio's run the worker, a step at a time.
 //!
-//! Owns: the worker's tokio runtime, and the calls that run the worker's future in it, step by step. Refuses: the
-//! content of that future (`worker`), and the work of the outer loop between two steps.
+//! Owns: the worker's tokio runtime, the calls that run the worker's future in it, step by step, and the watch on a
+//! poller of the outer loop. Refuses: the content of that future (`worker`), and the work of the outer loop between two
+//! steps.
 
 use std::{
     cell::{Cell, RefCell},
     fmt,
-    future::{Future, pending, ready},
-    pin::Pin,
+    future::{Future, poll_fn},
+    io,
+    os::fd::OwnedFd,
+    pin::{Pin, pin},
     rc::Rc,
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
 use tokio::{
+    io::unix::AsyncFd,
     runtime::{Handle, Runtime},
-    select,
-    sync::Notify,
-    task::yield_now,
     time::{Instant, sleep_until},
 };
+
+use crate::sys::fd;
 
 /// The whole work of the worker, which the outer loop of a [`Runtime`](crate::Runtime) runs step by step. The worker
 /// does nothing outside of [`drive`](Self::drive): it runs no factory and no request, and makes no heartbeat. If the
@@ -39,7 +46,22 @@ pub(super) struct Life {
     driven: Cell<bool>,
     /// True once the worker's own future has panicked. A panic of the outer loop around it does not count.
     panicked: Cell<bool>,
-    wake: Arc<Notify>,
+    signals: Arc<Signals>,
+    /// The waker of the worker's future. With a waker of its own, the future is polled only if it has been woken, and
+    /// not in each drive.
+    waker: Waker,
+}
+
+/// What ends a drive or makes it poll the worker's future. It may be raised on any thread.
+#[derive(Debug)]
+struct Signals {
+    /// A [`DriverWaker`] was woken, and no drive has returned because of it yet.
+    woken: AtomicBool,
+    /// The worker's future must be polled.
+    life_woken: AtomicBool,
+    driven: AtomicBool,
+    /// The waker of the future that `block_on` runs, which is the same in each drive.
+    root: Mutex<Option<Waker>>,
 }
 
 /// The state of the worker when a [`Driver::drive`] returns.
@@ -65,64 +87,103 @@ pub enum DriveError {
 
 /// Makes a [`Driver::drive`] return early. It can be used from any thread.
 #[derive(Clone, Debug)]
-pub struct DriverWaker(Arc<Notify>);
+pub struct DriverWaker(Arc<Signals>);
+
+/// A watch on a descriptor of the outer loop, such as an epoll instance with the descriptors that the outer loop waits
+/// for. [`Driver::watch`] makes it.
+#[derive(Debug)]
+pub struct DescriptorWatch(AsyncFd<OwnedFd>);
 
 impl Driver {
     pub(super) fn new(runtime: Runtime, life: impl Future<Output = ()> + 'static) -> (Self, Rc<Life>) {
+        let signals = Arc::new(Signals {
+            woken: AtomicBool::new(false),
+            life_woken: AtomicBool::new(true),
+            driven: AtomicBool::new(false),
+            root: Mutex::new(None),
+        });
         let life = Rc::new(Life {
             future: RefCell::new(Some(Box::pin(life))),
             runtime: RefCell::new(Some(runtime)),
             driven: Cell::new(false),
             panicked: Cell::new(false),
-            wake: Arc::default(),
+            waker: Arc::new(LifeWaker(Arc::clone(&signals))).into(),
+            signals,
         });
         (Self(Rc::clone(&life)), life)
     }
 
     /// Runs the worker until `timeout` is over, a [`DriverWaker`] is woken or the worker ends. Each call gives every
     /// task that is ready a turn, even if the driver was woken before the call. Without a timeout a call may last as
-    /// long as the worker lives. With a timeout of zero it does what can be done at once. Timers have a resolution of a
+    /// long as the worker lives. With a timeout of zero it gives the tasks one turn, and then asks the kernel once which
+    /// sockets are ready. The tasks that wait for those sockets run in the next call. Timers have a resolution of a
     /// millisecond.
     ///
     /// # Errors
     /// [`DriveError::Nested`] and [`DriveError::InsideRuntime`] if the call does not come from the outer loop. The
     /// worker continues as if the call had not been made.
     pub fn drive(&self, timeout: Option<Duration>) -> Result<Driven, DriveError> {
-        let wake = &self.0.wake;
-        self.0.run(async |life| {
-            let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-            let pause = async {
-                // Gives the tasks a turn before the wake counts. Otherwise a driver that is woken before each drive
-                // would never run a task.
-                yield_now().await;
-                if timeout == Some(Duration::ZERO) {
-                    // In the first turn the runtime asks the kernel which sockets are ready. In this second turn, the
-                    // tasks that wait for those sockets run.
-                    yield_now().await;
-                    select! {
-                        biased;
-                        () = wake.notified() => {}
-                        () = ready(()) => {}
-                    }
-                    return;
+        self.drive_until(timeout, |_| Poll::Pending)
+    }
+
+    /// Runs the worker as [`drive`](Self::drive) does, and also returns once `outer` is ready. `outer` is polled inside
+    /// the worker's runtime, at the beginning of the call and whenever its waker is woken. When it has been ready once,
+    /// it is not polled again in this call.
+    ///
+    /// # Errors
+    /// The errors of [`drive`](Self::drive).
+    pub fn drive_until(
+        &self,
+        timeout: Option<Duration>,
+        mut outer: impl FnMut(&mut Context<'_>) -> Poll<()>,
+    ) -> Result<Driven, DriveError> {
+        let Life { signals, waker, .. } = &*self.0;
+        self.0.run(async |mut life| {
+            let wait = timeout.filter(|timeout| !timeout.is_zero());
+            let until = wait.and_then(|wait| Instant::now().checked_add(wait));
+            let mut end = pin!(until.map(sleep_until));
+            let (mut is_first, mut outer_ready) = (true, false);
+            let mut returns = timeout.is_some_and(|timeout| timeout.is_zero());
+            poll_fn(|cx| {
+                if is_first {
+                    signals.drive_begins(cx.waker());
                 }
-                let end = async {
-                    match until {
-                        Some(until) => sleep_until(until).await,
-                        None => pending().await,
-                    }
-                };
-                select! {
-                    () = wake.notified() => {}
-                    () = end => {}
+                if signals.life_woken.swap(false, SeqCst)
+                    && life.as_mut().poll(&mut Context::from_waker(waker)).is_ready()
+                {
+                    return Poll::Ready(Driven::Done);
                 }
-            };
-            select! {
-                biased;
-                () = life => Driven::Done,
-                () = pause => Driven::Pending,
-            }
+                outer_ready = outer_ready || outer(cx).is_ready();
+                returns = returns
+                    || outer_ready
+                    || signals.woken.swap(false, SeqCst)
+                    || end.as_mut().as_pin_mut().is_some_and(|end| end.poll(cx).is_ready());
+                // The tasks have a turn before the first return. Otherwise no task would ever run if `outer` were ready
+                // at the beginning of each drive.
+                if returns && !is_first {
+                    return Poll::Ready(Driven::Pending);
+                }
+                if std::mem::replace(&mut is_first, false) && returns {
+                    cx.waker().wake_by_ref();
+                }
+                Poll::Pending
+            })
+            .await
         })
+    }
+
+    /// Registers a descriptor of the outer loop with the worker's own poller. The outer loop passes the result to
+    /// [`drive_until`](Self::drive_until) as a part of `outer`. If the descriptor is a poller of the outer loop, pass a
+    /// duplicate of it, because the outer loop may close its own at any time.
+    ///
+    /// # Errors
+    /// The errors of epoll_ctl(2), such as EPERM for a file that cannot be polled; `NotConnected` once the worker has
+    /// ended.
+    pub fn watch(&self, descriptor: OwnedFd) -> io::Result<DescriptorWatch> {
+        let runtime = self.0.runtime.borrow();
+        let runtime = runtime.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let _entered = runtime.enter();
+        fd::watch(descriptor).map(DescriptorWatch)
     }
 
     /// Runs the worker until it ends.
@@ -130,17 +191,14 @@ impl Driver {
     /// # Errors
     /// The errors of [`drive`](Self::drive).
     pub fn run_to_end(self) -> Result<(), DriveError> {
-        let driven = self.0.run(async |life| {
-            life.await;
-            Driven::Done
-        });
-        driven.map(|_| ())
+        while self.drive(None)? == Driven::Pending {}
+        Ok(())
     }
 
     /// Returns a waker that makes the present or the next [`drive`](Self::drive) return early.
     #[must_use]
     pub fn waker(&self) -> DriverWaker {
-        DriverWaker(Arc::clone(&self.0.wake))
+        DriverWaker(Arc::clone(&self.0.signals))
     }
 }
 
@@ -151,6 +209,7 @@ impl Life {
         impl Drop for Finally<'_> {
             fn drop(&mut self) {
                 self.0.driven.set(false);
+                self.0.signals.driven.store(false, SeqCst);
                 self.0.panicked.set(self.0.panicked.get() || std::thread::panicking());
             }
         }
@@ -182,6 +241,7 @@ impl Life {
     pub(super) fn end(&self) {
         *self.future.borrow_mut() = None;
         if let Some(runtime) = self.runtime.borrow_mut().take() {
+            *lock(&self.signals.root) = None;
             // A blocking call of the app must not keep the worker alive after its last response.
             runtime.shutdown_background();
         }
@@ -192,8 +252,64 @@ impl DriverWaker {
     /// Makes the present [`Driver::drive`] return [`Driven::Pending`] once every task that is ready has had its turn.
     /// If no such call runs now, this applies to the next call. Several wakes before the return count as one.
     pub fn wake(&self) {
-        self.0.notify_one();
+        self.0.raise(&self.0.woken);
     }
+}
+
+impl Signals {
+    /// Takes the waker of the drive that begins. From now on a signal wakes the drive. The caller must look at the
+    /// signals after this call, because a signal that was raised before it has woken nothing.
+    fn drive_begins(&self, waker: &Waker) {
+        let mut root = lock(&self.root);
+        if !root.as_ref().is_some_and(|root| root.will_wake(waker)) {
+            *root = Some(waker.clone());
+        }
+        self.driven.store(true, SeqCst);
+    }
+
+    fn raise(&self, signal: &AtomicBool) {
+        // Between two drives nothing waits, and to wake the runtime would cost a system call.
+        if !signal.swap(true, SeqCst)
+            && self.driven.load(SeqCst)
+            && let Some(root) = &*lock(&self.root)
+        {
+            root.wake_by_ref();
+        }
+    }
+}
+
+struct LifeWaker(Arc<Signals>);
+
+impl Wake for LifeWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.raise(&self.0.life_woken);
+    }
+}
+
+impl DescriptorWatch {
+    /// Becomes ready when the descriptor is readable and `look` returns true. `look` asks the descriptor itself what is
+    /// ready, without blocking, and returns false if nothing is. It is called whenever something may be ready.
+    ///
+    /// The worker's poller reports only that something has become ready, and not that something is still ready. So
+    /// after `look` has returned true, it is called again in the next drive before the thread sleeps.
+    pub fn poll(&self, cx: &mut Context<'_>, mut look: impl FnMut() -> bool) -> Poll<()> {
+        loop {
+            // The error means that the runtime ends.
+            let Ok(mut readiness) = ready!(self.0.poll_read_ready(cx)) else { return Poll::Pending };
+            if look() {
+                return Poll::Ready(());
+            }
+            readiness.clear_ready();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl fmt::Debug for Driver {
@@ -204,6 +320,12 @@ impl fmt::Debug for Driver {
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        future::pending,
+        io::{Read, Write},
+        os::unix::net::UnixStream,
+    };
+
     use tokio::{runtime::Builder, sync::oneshot, time::sleep};
 
     use super::*;
@@ -281,5 +403,45 @@ mod tests {
         assert_eq!(driver.drive(Some(Duration::from_millis(1))), Ok(Driven::Pending), "it can still be driven");
         life.end();
         assert_eq!(driver.drive(None), Ok(Driven::Done), "the worker has ended, and the driver is still held");
+    }
+
+    #[test]
+    fn a_drive_ends_while_a_watched_descriptor_is_readable() {
+        let (driver, _life) = Driver::new(runtime(), pending());
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let watch = driver.watch(ours.try_clone().unwrap().into()).unwrap();
+        let mut got = Vec::new();
+        let mut drive = |got: &mut Vec<u8>, timeout| {
+            let mut byte = [0];
+            let mut read = || {
+                ours.read(&mut byte).is_ok_and(|_| {
+                    got.push(byte[0]);
+                    true
+                })
+            };
+            driver.drive_until(Some(timeout), |cx| watch.poll(cx, &mut read)).unwrap()
+        };
+        let long = Duration::from_secs(60);
+        theirs.write_all(b"abc").unwrap();
+        for expected in [&b"a"[..], b"ab", b"abc"] {
+            assert_eq!(drive(&mut got, long), Driven::Pending);
+            assert_eq!(got, expected, "what is still unread ends the next drive too");
+        }
+        drive(&mut got, Duration::from_millis(1));
+        theirs.write_all(b"d").unwrap();
+        drive(&mut got, long);
+        assert_eq!(got, b"abcd");
+    }
+
+    #[test]
+    fn tasks_run_even_if_the_outer_loop_is_always_ready() {
+        let (step, mut stepped) = oneshot::channel::<()>();
+        let (driver, _life) = Driver::new(runtime(), async {
+            tokio::spawn(async { step.send(()) });
+            pending().await
+        });
+        assert_eq!(driver.drive_until(None, |_| Poll::Ready(())), Ok(Driven::Pending));
+        assert_eq!(stepped.try_recv(), Ok(()));
     }
 }
