@@ -3,7 +3,11 @@
 //! Owns: the content of [`ClientInfo`], an extension of every request. Refuses: to decide which headers are trusted
 //! (`worker::forwarded`).
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
 
 use http::{HeaderValue, uri::Authority};
 
@@ -34,12 +38,22 @@ use crate::client_gone::{ClientGone, RequestLink};
 #[derive(Clone, Debug, Default)]
 pub struct ClientInfo {
     pub(crate) peer: Option<SocketAddr>,
+    pub(crate) local: Local,
     pub(crate) address: Option<IpAddr>,
     pub(crate) port: Option<u16>,
     pub(crate) tls: bool,
     pub(crate) https: bool,
     pub(crate) host: Host,
     pub(crate) request: RequestLink,
+}
+
+/// This end of a connection.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Local {
+    #[default]
+    Unknown,
+    Tcp(SocketAddr),
+    Unix(Arc<Path>),
 }
 
 /// The host that the client asked for. The variant says which part of the request names the host. `Header` and
@@ -53,8 +67,13 @@ pub(crate) enum Host {
 }
 
 impl ClientInfo {
+    #[cfg(test)]
     pub(crate) fn of_peer(peer: Option<SocketAddr>) -> Self {
-        let mut client = Self { peer, ..Self::default() };
+        Self::of_connection(peer, Local::Unknown)
+    }
+
+    pub(crate) fn of_connection(peer: Option<SocketAddr>, local: Local) -> Self {
+        let mut client = Self { peer, local, ..Self::default() };
         client.comes_from(peer);
         client
     }
@@ -108,6 +127,26 @@ impl ClientInfo {
     #[must_use]
     pub fn peer(&self) -> Option<SocketAddr> {
         self.peer
+    }
+
+    /// Returns the address of this end of the connection, at which the worker has accepted it. The result is `None` for
+    /// a unix socket.
+    #[must_use]
+    pub fn local(&self) -> Option<SocketAddr> {
+        match self.local {
+            Local::Tcp(address) => Some(address),
+            Local::Unix(_) | Local::Unknown => None,
+        }
+    }
+
+    /// Returns the path of the unix socket on which the worker has accepted the connection. The result is `None` for
+    /// TCP.
+    #[must_use]
+    pub fn socket_path(&self) -> Option<&Path> {
+        match &self.local {
+            Local::Unix(path) => Some(path),
+            Local::Tcp(_) | Local::Unknown => None,
+        }
     }
 
     /// Returns a future that completes when the client no longer waits for the response: see [`ClientGone`].

@@ -28,6 +28,7 @@ use super::{
     shared::Shared,
 };
 use crate::{
+    client_info::Local,
     listener::Socket,
     sys::{
         clock,
@@ -54,6 +55,30 @@ enum TokioListener {
     Unix(UnixListener),
 }
 
+/// The address of a listener.
+struct LocalAddress(Local);
+
+impl LocalAddress {
+    fn of(socket: &Socket) -> Self {
+        Self(match socket {
+            Socket::Tcp(socket) => socket.local_addr().map_or(Local::Unknown, Local::Tcp),
+            Socket::Unix(socket) => {
+                let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(Into::into));
+                path.map_or(Local::Unknown, Local::Unix)
+            }
+        })
+    }
+
+    /// Returns the address of this end of a connection. The kernel is asked only if the listener has no address of its
+    /// own, as one that listens on all addresses.
+    fn of_connection(&self, ask: impl FnOnce() -> io::Result<SocketAddr>) -> Local {
+        match &self.0 {
+            Local::Tcp(address) if address.ip().is_unspecified() => ask().map_or(Local::Unknown, Local::Tcp),
+            local => local.clone(),
+        }
+    }
+}
+
 enum AcceptedStream {
     Tcp(TcpStream, SocketAddr),
     Unix(UnixStream),
@@ -70,6 +95,7 @@ where
         Socket::Tcp(socket) => TokioListener::Tcp(TcpListener::from_std(socket.try_clone()?)?),
         Socket::Unix(socket) => TokioListener::Unix(UnixListener::from_std(socket.try_clone()?)?),
     };
+    let local = LocalAddress::of(socket);
     Ok(tokio::spawn(async move {
         let mut taken = 0;
         // True if an idle connection was closed since the last accept, to free its descriptor.
@@ -97,7 +123,7 @@ where
                 Ok(stream) => {
                     freed = false;
                     let one_leaves = shared.make_place(1);
-                    stream.serve(shared, app.clone(), now - empty_at >= u64::from(GAVE_UP_AFTER));
+                    stream.serve(shared, app.clone(), &local, now - empty_at >= u64::from(GAVE_UP_AFTER));
                     taken += 1;
                     // `yield_now` lets the other tasks have a turn. If a connection was asked to give up its place, it
                     // ends in that turn.
@@ -149,6 +175,7 @@ where
     S: Serve<B>,
     B: AppBody,
 {
+    let local = LocalAddress::of(socket);
     let mut taken = 0;
     for _ in 0..most {
         let stream = match socket {
@@ -163,7 +190,7 @@ where
         };
         match stream {
             Ok(stream) => {
-                stream.serve(shared, app.clone(), false);
+                stream.serve(shared, app.clone(), &local, false);
                 taken += 1;
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
@@ -226,7 +253,7 @@ impl AcceptedStream {
     /// Starts the task of the connection. `waited` is true if the connection may have waited in the queue for so long
     /// that its client has given up. If tokio accepted the connection, the task reads from it before the event loop can
     /// see that the client has left. This cannot happen to a stream that was made from a socket of std.
-    fn serve<S, B>(self, shared: &'static Shared, app: S, waited: bool)
+    fn serve<S, B>(self, shared: &'static Shared, app: S, local: &LocalAddress, waited: bool)
     where
         S: Serve<B>,
         B: AppBody,
@@ -240,11 +267,12 @@ impl AcceptedStream {
                 // If this fails, the connection is already gone. The task that serves the connection then finds that
                 // out.
                 let _ = stream.set_nodelay(true);
-                tokio::spawn(connection::serve(stream, peer, waited, open, shared, app));
+                let local = local.of_connection(|| stream.local_addr());
+                tokio::spawn(connection::serve(stream, peer, local, waited, open, shared, app));
             }
             Self::Unix(stream) => {
                 let peer = Peer { remote: None };
-                tokio::spawn(connection::serve(stream, peer, waited, open, shared, app));
+                tokio::spawn(connection::serve(stream, peer, local.0.clone(), waited, open, shared, app));
             }
         }
     }

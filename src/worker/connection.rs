@@ -77,7 +77,7 @@ use super::{
     shared::{OpenGuard, Shared, WakeListener},
 };
 use crate::{
-    client_info::ClientInfo,
+    client_info::{ClientInfo, Local},
     settings::{ProxyProtocol, ServerConfig},
 };
 
@@ -97,6 +97,7 @@ const HTTP2_STREAMS: u32 = 100;
 pub(super) async fn serve<T, S, B>(
     stream: T,
     peer: Peer,
+    local: Local,
     waited: bool,
     open: OpenGuard,
     shared: &'static Shared,
@@ -109,7 +110,7 @@ pub(super) async fn serve<T, S, B>(
     let connection = Arc::new(Connection {
         shared,
         peer,
-        client: ClientInfo::of_peer(peer.remote),
+        client: ClientInfo::of_connection(peer.remote, local),
         certificate: None,
         agreed_on_http1: false,
         activity: Activity::new(),
