@@ -59,7 +59,8 @@ fn quoted(text: &str) -> Vec<&str> {
 }
 
 fn sources() -> Vec<(PathBuf, String)> {
-    let (mut folders, mut sources) = (vec![root().join("src"), root().join("service/src")], Vec::new());
+    let (mut folders, mut sources) =
+        (vec![root().join("src"), root().join("service/src"), root().join("python/src")], Vec::new());
     while let Some(folder) = folders.pop() {
         for path in fs::read_dir(&folder).expect("our own folder").flatten().map(|entry| entry.path()) {
             if path.is_dir() {

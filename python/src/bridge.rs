@@ -1,1 +1,29 @@
 //! Connects tokio with asyncio: tokio is asyncio's selector, and a request runs as a real asyncio Task.
+//!
+//! Owns: the way of a request to the app and back. Refuses: the life of the worker around it (`boot`, `runtime`), and
+//! the settings (`settings`).
+//!
+//! ```text
+//! service      hyper's side: the future of a response, the body of a response
+//! exchange     one request: what hyper's side and Python's side share
+//! hub          the batches of work that needs Python, and the wake-ups between tokio and asyncio
+//! app          the Task of a request: its start, its end, its errors
+//! scope        the scope of a request
+//! channel      receive() and send(), as the app calls them
+//! event_loop   the native part of the loop: select() runs tokio
+//! ```
+
+mod app;
+mod channel;
+mod event_loop;
+mod exchange;
+mod hub;
+mod scope;
+mod service;
+
+pub(crate) use self::{
+    app::App,
+    channel::ClientDisconnected,
+    event_loop::{EventLoop, LoopBase, LoopHandle},
+    service::{AsgiService, ResponseBody},
+};

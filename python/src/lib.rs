@@ -4,10 +4,12 @@
 //! The crate sees only the public API of the library.
 
 mod bridge;
+mod settings;
 
 use pyo3::prelude::*;
 
 #[pymodule]
-fn _oxicorn(_module: &Bound<'_, PyModule>) -> PyResult<()> {
-    Ok(())
+fn _oxicorn(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<bridge::LoopBase>()?;
+    module.add("ClientDisconnected", module.py().get_type::<bridge::ClientDisconnected>())
 }

@@ -1,0 +1,72 @@
+"""The event loop of a worker: asyncio's own, whose selector is tokio.
+
+Owns: the Python part of the loop and of its selector. Refuses: everything that asyncio's `SelectorEventLoop` does itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import selectors
+from collections.abc import Awaitable
+from typing import Any
+
+from oxicorn._oxicorn import LoopBase
+
+
+class Selector(selectors.EpollSelector):
+    """The selector of the loop. `select` is replaced by the native one, in which tokio runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop: Loop | None = None
+
+    def _bind(self, loop: Loop, append: Any, call_soon: Any) -> None:
+        self._loop = loop
+        loop._bind(os.dup(self.fileno()), append, asyncio.Handle, call_soon, self.select, self._fd_to_key)
+        self.select = loop._select
+
+    def close(self) -> None:
+        if self._loop is not None:
+            self._loop._unbind()
+            # The native method holds the loop, and the loop holds this selector.
+            self._loop = None
+            del self.select
+        super().close()
+
+
+class Loop(LoopBase, asyncio.SelectorEventLoop):
+    """The loop of a worker. There is one, in the main thread."""
+
+    def __init__(self, is_plain: bool = False) -> None:
+        self._is_plain = is_plain
+        selector = Selector()
+        asyncio.SelectorEventLoop.__init__(self, selector)
+        selector._bind(self, self._ready.append, super(LoopBase, self).call_soon)
+
+    def set_debug(self, enabled: bool) -> None:
+        super().set_debug(enabled)
+        # In debug mode asyncio checks the thread and the callback, and notes where the callback was scheduled.
+        self._use_stdlib(enabled or self._is_plain)
+
+    def set_task_factory(self, factory: Any) -> None:
+        super().set_task_factory(factory)
+        self._has_task_factory(factory is not None)
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+        handle = super().call_at(when, callback, *args, context=context)
+        self._scheduled()
+        return handle
+
+    def stop(self) -> None:
+        super().stop()
+        self._interrupt()
+
+    def _write_to_self(self) -> None:
+        if self._interrupt():
+            super()._write_to_self()
+
+
+async def as_coroutine(awaitable: Awaitable[None]) -> None:
+    """Awaits what the app returned in place of a coroutine."""
+    await awaitable

@@ -1,0 +1,268 @@
+//! The app, and the Tasks of its requests.
+//!
+//! Owns: the start and the end of the Task of a request, the log of an error of the app, and the end of the Tasks that
+//! outlast the grace. Refuses: the messages (`channel`, `exchange`) and the scope (`scope`).
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+};
+
+use http::request::Parts;
+use nix::sys::signal::{Signal, raise};
+use oxicorn::{BackgroundWork, WorkerContext};
+use pyo3::{
+    PyTypeInfo,
+    exceptions::{PyKeyboardInterrupt, PySystemExit},
+    intern,
+    prelude::*,
+    types::PyDict,
+};
+
+use super::{
+    channel::{Channel, ClientDisconnected},
+    event_loop::{EventLoop, LoopHandle},
+    exchange::{Ending, Exchange},
+    hub::{Hub, lock},
+    scope::{self, Scopes},
+};
+use crate::settings::{self, AsgiSpec};
+
+/// The app of a worker.
+pub(crate) struct App {
+    callable: Py<PyAny>,
+    event_loop: LoopHandle,
+    context: WorkerContext,
+    scopes: Scopes,
+    raises_when_gone: bool,
+    /// The type of a coroutine that an `async def` makes.
+    coroutine: Py<PyAny>,
+    task: Py<PyAny>,
+    task_arguments: Py<PyDict>,
+    starts_eagerly: bool,
+    /// The Tasks that wait for something, by their address. asyncio itself holds them only weakly.
+    tasks: Mutex<HashMap<usize, Py<PyAny>>>,
+    is_cancelling: AtomicBool,
+}
+
+impl App {
+    /// Makes the app. `state` is the state of the lifespan.
+    ///
+    /// # Errors
+    /// asyncio cannot be used.
+    pub(crate) fn new(
+        py: Python<'_>,
+        callable: &Bound<'_, PyAny>,
+        event_loop: &EventLoop,
+        state: &Bound<'_, PyDict>,
+        context: WorkerContext,
+        settings: &settings::Python,
+    ) -> PyResult<Arc<Self>> {
+        let event_loop = event_loop.handle();
+        let task_arguments = PyDict::new(py);
+        task_arguments.set_item("loop", event_loop.object(py))?;
+        // The first step runs in the constructor of the Task. Python 3.11 has no such Task; there the step is caught.
+        let starts_eagerly = py.version_info() >= (3, 12);
+        if starts_eagerly {
+            task_arguments.set_item("eager_start", true)?;
+        }
+        Ok(Arc::new(Self {
+            callable: callable.clone().unbind(),
+            scopes: Scopes::new(py, state.clone().unbind(), context.clone(), settings)?,
+            context,
+            raises_when_gone: settings.asgi_spec == AsgiSpec::V2_5,
+            coroutine: py.import("types")?.getattr("CoroutineType")?.unbind(),
+            task: py.import("asyncio")?.getattr("Task")?.unbind(),
+            task_arguments: task_arguments.unbind(),
+            starts_eagerly,
+            event_loop,
+            tasks: Mutex::default(),
+            is_cancelling: AtomicBool::new(false),
+        }))
+    }
+
+    /// Cancels the Tasks of the requests that are left at the end of the grace.
+    pub(crate) fn cancel_requests(&self, py: Python<'_>) {
+        self.is_cancelling.store(true, Relaxed);
+        let tasks: Vec<_> = lock(&self.tasks).values().map(|task| task.clone_ref(py)).collect();
+        for task in tasks {
+            if let Err(error) = task.call_method0(py, intern!(py, "cancel")) {
+                error.write_unraisable(py, None);
+            }
+        }
+    }
+
+    pub(super) fn hub(&self) -> &Arc<Hub> {
+        self.event_loop.hub()
+    }
+
+    pub(super) fn event_loop(&self) -> &LoopHandle {
+        &self.event_loop
+    }
+
+    pub(super) fn background_work(&self) -> BackgroundWork {
+        self.context.background_work()
+    }
+
+    /// Returns true if `send()` raises an `OSError` when the client has gone.
+    pub(super) fn raises_when_gone(&self) -> bool {
+        self.raises_when_gone
+    }
+
+    /// Starts the Task of a request, and runs its first step.
+    pub(super) fn start(&self, py: Python<'_>, exchange: &Arc<Exchange>) {
+        if let Err(error) = self.try_start(py, exchange) {
+            self.ended(py, exchange, Some(error));
+        }
+    }
+
+    fn try_start(&self, py: Python<'_>, exchange: &Arc<Exchange>) -> PyResult<()> {
+        let scope = self.scopes.scope(py, &exchange.request)?;
+        let channel = Bound::new(py, Channel(Arc::clone(exchange)))?;
+        let receive = channel.getattr(intern!(py, "receive"))?;
+        let send = channel.getattr(intern!(py, "send"))?;
+        let coroutine = self.callable.bind(py).call1((scope, receive, send))?;
+        let task = self.start_task(coroutine)?;
+        if task.call_method0(intern!(py, "done"))?.is_truthy()? {
+            self.task_ended(exchange, &task);
+        } else {
+            let ended = channel.getattr(intern!(py, "_task_done"))?;
+            task.call_method1(intern!(py, "add_done_callback"), (ended,))?;
+            exchange.set_task(task.clone().unbind());
+            lock(&self.tasks).insert(task.as_ptr().addr(), task.unbind());
+        }
+        Ok(())
+    }
+
+    /// Makes a Task of a coroutine, and runs its first step here and now. It is called inside of `select()` only, where
+    /// no Task is the current one and the context is that of the worker.
+    pub(super) fn start_task<'py>(&self, coroutine: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let py = coroutine.py();
+        let coroutine = if coroutine.get_type().is(&self.coroutine) {
+            coroutine
+        } else {
+            py.import(intern!(py, "oxicorn._loop"))?.call_method1(intern!(py, "as_coroutine"), (coroutine,))?
+        };
+        let base = self.event_loop.base();
+        let make = || self.task.bind(py).call((&coroutine,), Some(self.task_arguments.bind(py)));
+        let (task, step) = if base.has_task_factory() {
+            base.catch(|| self.event_loop.create_task(&coroutine))?
+        } else if self.starts_eagerly {
+            (make()?, None)
+        } else {
+            base.catch(make)?
+        };
+        if let Some(step) = step {
+            step.run(py)?;
+        }
+        Ok(task)
+    }
+
+    /// Notes that the Task of a request is over.
+    pub(super) fn task_ended(&self, exchange: &Arc<Exchange>, task: &Bound<'_, PyAny>) {
+        let py = task.py();
+        let known = lock(&self.tasks).remove(&task.as_ptr().addr());
+        let error = match task.call_method0(intern!(py, "exception")) {
+            Ok(error) if error.is_none() => None,
+            Ok(error) => Some(PyErr::from_value(error)),
+            Err(cancelled) => Some(cancelled),
+        };
+        self.ended(py, exchange, error);
+        drop(known);
+    }
+
+    fn ended(&self, py: Python<'_>, exchange: &Arc<Exchange>, error: Option<PyErr>) {
+        let ending = exchange.task_ends();
+        let request = &exchange.request;
+        match error {
+            None => log_incomplete(request, ending),
+            // It is no error of the app that its client went.
+            Some(error) if error.is_instance(py, &ClientDisconnected::type_object(py)) => {}
+            Some(error) if is_exit(py, &error) => leave(py, &error, Some(request)),
+            // The worker itself has cancelled the Task.
+            Some(_) if self.is_cancelling.load(Relaxed) => {}
+            Some(error) => log_error(py, request, &error, ending),
+        }
+    }
+}
+
+fn is_exit(py: Python<'_>, error: &PyErr) -> bool {
+    error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py)
+}
+
+/// Logs that the app has ended without an error, but has not sent a whole response.
+fn log_incomplete(request: &Parts, ending: Ending) {
+    let (what, done) = match ending {
+        Ending::Complete | Ending::ClientGone => return,
+        Ending::Short => ("sent less than its Content-Length announced", "the response was cut"),
+        Ending::Answered500 => ("returned without a response", "answered 500"),
+        Ending::Cut => ("returned in the middle of its response", "the response was cut"),
+    };
+    let (method, path, request_id) = named(request);
+    tracing::error!(event = "app_error", method, path, request_id, "the app {what} in {method} {path}; {done}");
+}
+
+fn log_error(py: Python<'_>, request: &Parts, error: &PyErr, ending: Ending) {
+    let done = match ending {
+        Ending::Complete => "the response was complete",
+        Ending::ClientGone => "the client had gone",
+        Ending::Answered500 => "answered 500",
+        Ending::Short | Ending::Cut => "the response was cut",
+    };
+    let (method, path, request_id) = named(request);
+    let traceback = traceback(py, error);
+    let error = error.to_string();
+    tracing::error!(
+        event = "app_error",
+        method,
+        path,
+        request_id,
+        traceback,
+        "the app failed in {method} {path}: {error}; {done}"
+    );
+}
+
+fn named(request: &Parts) -> (&str, &str, &str) {
+    (request.method.as_str(), request.uri.path(), scope::request_id(&request.headers))
+}
+
+/// Returns the traceback of an exception as Python prints it.
+fn traceback(py: Python<'_>, error: &PyErr) -> String {
+    let format = || -> PyResult<String> {
+        let lines = py.import("traceback")?.call_method1("format_exception", (error.value(py),))?;
+        lines.try_iter()?.map(|line| line?.extract::<String>()).collect()
+    };
+    format().unwrap_or_else(|_| error.to_string())
+}
+
+/// Ends the worker, because the app has asked for the end of the process. The worker drains, as after a SIGTERM.
+/// `request` is the request in which the app did so; `None` if it was not in a request.
+pub(super) fn leave(py: Python<'_>, error: &PyErr, request: Option<&Parts>) {
+    let what = if error.is_instance_of::<PySystemExit>(py) {
+        match error.value(py).getattr("code") {
+            Ok(code) if !code.is_none() => format!("sys.exit({code})"),
+            _ => "sys.exit()".to_owned(),
+        }
+    } else {
+        "KeyboardInterrupt".to_owned()
+    };
+    match request.map(named) {
+        Some((method, path, request_id)) => tracing::error!(
+            event = "app_exit",
+            method,
+            path,
+            request_id,
+            "the app called {what} in {method} {path}; the worker drains, and is replaced"
+        ),
+        None => tracing::error!(
+            event = "app_exit",
+            "the app called {what} outside of a request; the worker drains, and is replaced"
+        ),
+    }
+    if let Err(error) = raise(Signal::SIGTERM) {
+        tracing::error!(event = "app_exit", %error, "the worker cannot drain itself");
+    }
+}

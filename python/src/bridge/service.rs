@@ -1,0 +1,128 @@
+//! The app as a service of the library.
+//!
+//! Owns: the future of one response, and the body of one response. Refuses: what happens between both and the app
+//! (`exchange`).
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::{Body as _, Frame, SizeHint};
+use oxicorn::Body;
+use tower_service::Service;
+
+use super::{
+    app::App,
+    exchange::{Exchange, First, Head, Unfinished},
+};
+
+/// The service of a worker: it passes each request to the app.
+#[derive(Clone)]
+pub(crate) struct AsgiService(pub(crate) Arc<App>);
+
+impl Service<Request<Body>> for AsgiService {
+    type Response = Response<ResponseBody>;
+    type Error = Unfinished;
+    type Future = Call;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Unfinished>> {
+        Poll::Ready(Ok(()))
+    }
+
+    /// A request without a body joins the next batch here and now. A body is looked at in the future's first poll,
+    /// because by then hyper has put what it has already read of the body where it can be taken. So `receive()` does not
+    /// wait for a body that came with the head.
+    fn call(&mut self, request: Request<Body>) -> Call {
+        let (parts, body) = request.into_parts();
+        let exchange = Exchange::new(Arc::clone(&self.0), parts);
+        if body.is_end_stream() {
+            exchange.enqueue();
+            return Call { exchange, body: None, is_over: false };
+        }
+        Call { exchange, body: Some(body), is_over: false }
+    }
+}
+
+/// The future of one response.
+pub(crate) struct Call {
+    exchange: Arc<Exchange>,
+    /// The body of the request, before the first poll.
+    body: Option<Body>,
+    is_over: bool,
+}
+
+impl Future for Call {
+    type Output = Result<Response<ResponseBody>, Unfinished>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let call = self.get_mut();
+        if let Some(body) = call.body.take() {
+            call.exchange.take_body(body, cx);
+            call.exchange.enqueue();
+        }
+        call.exchange.poll_response(cx).map_ok(|(Head { status, headers, .. }, first)| {
+            call.is_over = true;
+            let mut response = Response::new(match first {
+                First::Nothing => ResponseBody::Whole(None),
+                First::Whole(bytes) => ResponseBody::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())),
+                First::Stream => ResponseBody::Stream(Arc::clone(&call.exchange)),
+            });
+            (*response.status_mut(), *response.headers_mut()) = (status, headers);
+            response
+        })
+    }
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        if !self.is_over {
+            self.exchange.transport_ends();
+        }
+    }
+}
+
+/// The body of a response.
+pub(crate) enum ResponseBody {
+    /// The app has sent it in one message, so its length is known.
+    Whole(Option<Bytes>),
+    Stream(Arc<Exchange>),
+}
+
+impl http_body::Body for ResponseBody {
+    type Data = Bytes;
+    type Error = Unfinished;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
+        match self.get_mut() {
+            Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(exchange) => exchange.poll_part(cx).map_ok(Frame::data),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(bytes) => bytes.is_none(),
+            Self::Stream(exchange) => exchange.is_drained(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream(_) => SizeHint::default(),
+        }
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Self::Stream(exchange) = self {
+            exchange.transport_ends();
+        }
+    }
+}
