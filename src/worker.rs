@@ -17,6 +17,7 @@ mod driver;
 mod forwarded;
 mod heartbeat;
 mod master_link;
+mod own_pages;
 mod peer;
 mod proxy_protocol;
 mod request_id;

@@ -169,8 +169,14 @@ fn an_answer_to_head_has_the_length_of_a_body_and_no_body() {
         }
     };
     let long = format!("/{}", "a".repeat(100));
-    let ours = Launch::new().set("http.metrics_path", r#""/metrics""#).set("http.limit_request_line", "90");
-    lengths(ours.serving(2), &[(200, "/metrics"), (414, &long), (200, "/health"), (404, "/nowhere")]);
+    let ours = Launch::new()
+        .set("http.metrics_path", r#""/metrics""#)
+        .set("http.health_path", r#""/alive""#)
+        .set("http.ready_path", r#""/prepared""#)
+        .set("http.limit_request_line", "90");
+    let pages = [(200, "/metrics"), (200, "/alive"), (200, "/prepared")];
+    let of_the_app = [(414, long.as_str()), (200, "/health"), (404, "/nowhere")];
+    lengths(ours.serving(2), &[&pages[..], &of_the_app[..]].concat());
     // The app of this program answers HEAD exactly as GET, so the worker must leave out the body.
     lengths(Launch::of(build_example("plain")).serving(2), &[(200, "/10k")]);
 }

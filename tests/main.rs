@@ -52,6 +52,7 @@ mod master_killed;
 mod metrics;
 mod migrate;
 mod openapi;
+mod own_pages;
 mod pid1;
 mod privileges;
 mod proxies;

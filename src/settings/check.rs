@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    model::{Bind, ControlSocket, Group, LogTarget, Owner, Settings, User},
+    model::{Bind, ControlSocket, Group, Http, LogTarget, Owner, Settings, User},
     origin::{GivenValue, Origin},
     problem::Problem,
     resolved::Resolved,
@@ -123,6 +123,7 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: boo
         }
     }
 
+    own_page_problems(&settings.http, &mut refuse);
     tls_problems(&settings.tls, failed, cfg!(feature = "tls"), &mut refuse);
     for (key, target) in [("log.file", &settings.log.file), ("log.access", &settings.log.access)] {
         if let LogTarget::File(path) = target {
@@ -139,6 +140,20 @@ pub(super) fn problems(settings: &Settings, failed: &HashSet<String>, again: boo
 }
 
 /// Adds the problems of the table `[tls]`. `has_tls` is true if the program was built with the feature `tls`.
+/// Refuses a path that two of the worker's own pages have, because only one of them would be shown.
+fn own_page_problems(http: &Http, refuse: &mut impl FnMut(&str, String)) {
+    let pages = [
+        ("http.metrics_path", &http.metrics_path),
+        ("http.health_path", &http.health_path),
+        ("http.ready_path", &http.ready_path),
+    ];
+    for (at, (key, path)) in pages.iter().enumerate().filter(|(_, (_, path))| !path.is_empty()) {
+        if let Some((other, _)) = pages[..at].iter().find(|(_, other)| other == path) {
+            refuse(key, format!("\"{path}\" is {other} too; each page needs a path of its own"));
+        }
+    }
+}
+
 fn tls_problems(tls: &Tls, failed: &HashSet<String>, has_tls: bool, refuse: &mut impl FnMut(&str, String)) {
     let files = [("tls.certfile", &tls.certfile), ("tls.keyfile", &tls.keyfile), ("tls.client_ca", &tls.client_ca)];
     match (&tls.certfile, &tls.keyfile) {

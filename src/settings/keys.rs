@@ -62,10 +62,9 @@ pub(super) const KEYS: &[Key] = &[
     key("http.limit_concurrency", |s, v| put(&mut s.http.limit_concurrency, v.whole(0..=I32))),
     key("http.limit_exempt", |s, v| put(&mut s.http.limit_exempt, v.routes())),
     key("http.quarantine", |s, v| put(&mut s.http.quarantine, v.boolean())),
-    key("http.metrics_path", |s, v| match v.string()? {
-        path if path.is_empty() || path.starts_with('/') => put(&mut s.http.metrics_path, Ok(path)),
-        path => Err(format!("\"{path}\" does not begin with \"/\"")),
-    }),
+    key("http.metrics_path", |s, v| put(&mut s.http.metrics_path, v.own_page())),
+    key("http.health_path", |s, v| put(&mut s.http.health_path, v.own_page())),
+    key("http.ready_path", |s, v| put(&mut s.http.ready_path, v.own_page())),
     key("http.limit_request_line", |s, v| put(&mut s.http.limit_request_line, v.whole(0..=1_048_576))),
     key("http.limit_request_fields", |s, v| put(&mut s.http.limit_request_fields, v.whole(0..=32_768))),
     key("http.limit_request_field_size", |s, v| put(&mut s.http.limit_request_field_size, v.whole(0..=1_048_576))),

@@ -203,6 +203,13 @@ pub struct Http {
     /// `"/metrics"`. These requests do not reach the app and are not counted. If the value is empty, no path shows the
     /// metrics.
     pub metrics_path: String,
+    /// The path at which every worker itself answers 200 to show that it is alive, such as `"/health"`. These requests
+    /// do not reach the app and are not counted. If the value is empty, such a path is the app's own.
+    pub health_path: String,
+    /// The path at which every worker itself answers 200, and 503 once the service was asked to stop, such as
+    /// `"/ready"`, so that load balancers stop sending traffic (see `workers.shutdown_delay`). These requests do not
+    /// reach the app and are not counted. If the value is empty, such a path is the app's own.
+    pub ready_path: String,
     /// The length of the longest request line that is accepted, in bytes, at most 65534. A longer line is answered 414.
     /// 0 means the maximum.
     pub limit_request_line: usize,
@@ -455,6 +462,8 @@ impl Settings {
                 limit_exempt: strings(&["/health", "/health/live", "/ready", "/health/ready"]),
                 quarantine: false,
                 metrics_path: String::new(),
+                health_path: String::new(),
+                ready_path: String::new(),
                 limit_request_line: 8190,
                 limit_request_fields: 100,
                 limit_request_field_size: 8190,

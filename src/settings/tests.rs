@@ -281,6 +281,15 @@ fn each_mistake_in_the_file_is_reported_in_one_line() {
         ),
         ("[workers]\nmax_rss = '99999999TiB'", "supervisor.toml:2: workers.max_rss: \"99999999TiB\" is too large"),
         ("[http]\nmetrics_path = 'm'", "supervisor.toml:2: http.metrics_path: \"m\" does not begin with \"/\""),
+        ("[http]\nhealth_path = 'h'", "supervisor.toml:2: http.health_path: \"h\" does not begin with \"/\""),
+        (
+            "[http]\nready_path = '/r?v=1'",
+            "supervisor.toml:2: http.ready_path: \"/r?v=1\" has a '?', which no path of a request has",
+        ),
+        (
+            "[http]\nready_path = '/x'\nmetrics_path = '/x'",
+            "supervisor.toml:2: http.ready_path: \"/x\" is http.metrics_path too; each page needs a path of its own",
+        ),
         ("[http]\nlimit_exempt = ['x']", "supervisor.toml:2: http.limit_exempt: \"x\" does not begin with \"/\""),
         (
             "[http]\nforwarded_allow_ips = ['10.0.0.0/33']",

@@ -82,6 +82,19 @@ impl Input<'_> {
         }
     }
 
+    /// Reads the path of a page that the worker answers itself; it is empty if there is no such page. A path that no
+    /// request can have is refused, because its page would never be shown.
+    pub(super) fn own_page(&self) -> Reading<String> {
+        let path = self.string()?;
+        if !path.is_empty() && !path.starts_with('/') {
+            return Err(format!("\"{path}\" does not begin with \"/\""));
+        }
+        match path.chars().find(|c| c.is_whitespace() || matches!(c, '?' | '#')) {
+            Some(c) => Err(format!("\"{path}\" has a {c:?}, which no path of a request has")),
+            None => Ok(path),
+        }
+    }
+
     /// Reads a list of request paths. Each must begin with `/`.
     pub(super) fn routes(&self) -> Reading<Vec<String>> {
         let list = self.list()?;

@@ -24,7 +24,8 @@ use tokio::{
 
 use super::{
     access_log::AccessLog, background_work::BackgroundCount, balance::Balance, connection_list::ConnectionList,
-    forwarded::TrustedProxies, request_id::RequestIds, scanner::Refusal, serve::Peer, throttle::Throttle,
+    forwarded::TrustedProxies, own_pages::OwnPages, request_id::RequestIds, scanner::Refusal, serve::Peer,
+    throttle::Throttle,
 };
 use crate::{
     channel::ToMaster,
@@ -54,6 +55,7 @@ pub(super) struct Shared {
     pub(super) listeners: Listeners,
     pub(super) in_flight_table: InFlightTable,
     pub(super) http: Http,
+    pub(super) own_pages: OwnPages,
     /// The access log; `None` if it is off.
     pub(super) access: Option<AccessLog>,
     pub(super) request_ids: RequestIds,
@@ -122,6 +124,7 @@ impl Shared {
             scoreboard,
             listeners,
             http: settings.http.clone(),
+            own_pages: OwnPages::new(&settings.http),
             proxy_protocol: settings.server.proxy_protocol,
             trust: TrustedProxies::new(&settings.http.forwarded_allow_ips),
             access,
@@ -171,6 +174,12 @@ impl Shared {
 
     pub(super) fn begin_stop(&self) {
         self.stopping.send_replace(true);
+    }
+
+    /// Returns true once the whole service was asked to stop. The result is true as soon as the master says so in the
+    /// worker's row, even before the worker has read the master's message.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.row.told_stopping() || *self.stopping.borrow()
     }
 
     /// Begins the drain. From now on every response says `Connection: close`. Connections of HTTP/2 are woken to learn

@@ -1,10 +1,10 @@
 //! Answers one request: passes it to the app, or makes the response itself.
 //!
-//! Owns: the count of requests, their ids, the treatment of a request whose client has left, `http.metrics_path`,
-//! `http.quarantine`, `http.limit_concurrency`, `http.request_timeout`, the panics of the app, the limits of an HTTP/2
-//! request, and `Connection: close` while the worker drains. Refuses: the end of a connection (`connection`), the check
-//! that a client is still there (`client_left`), the transfer of bytes (`http1`), and the search for faults of a body
-//! (`body`).
+//! Owns: the count of requests, their ids, the treatment of a request whose client has left, `http.quarantine`,
+//! `http.limit_concurrency`, `http.request_timeout`, the panics of the app, the limits of an HTTP/2 request, and
+//! `Connection: close` while the worker drains. Refuses: the end of a connection (`connection`), the check that a client
+//! is still there (`client_left`), the transfer of bytes (`http1`), the search for faults of a body (`body`), and what
+//! the worker's own pages say (`own_pages`).
 
 use std::{
     error::Error,
@@ -36,12 +36,12 @@ use super::{
 };
 use crate::{
     client_gone::RequestLink,
-    metrics,
     scoreboard::X_REQUEST_ID,
     sys::clock,
     worker::{
         access_log::{AccessEntry, LoggedBody},
         forwarded,
+        own_pages::Content,
         scanner::http2_fault,
         serve::{AppBody, BoxError, Serve},
         shared::Shared,
@@ -80,8 +80,8 @@ where
     if let Some(certificate) = &connection.certificate {
         request.extensions_mut().insert(certificate.clone());
     }
-    let own = if asks_for_metrics(&request, shared) {
-        Some(metrics_page(shared))
+    let own = if let Some(page) = shared.own_pages.find(&request) {
+        Some(own_page(page.content(shared)))
     } else if let Some(refusal) = if http1 { None } else { http2_fault(&request, &shared.http) } {
         connection.refused(refusal);
         Some(refusal_response::response(refusal))
@@ -385,17 +385,11 @@ fn leave_out_body<B: http_body::Body>(answer: &mut Parts, reply: &mut ResponseBo
     *reply = ResponseBody::Own { bytes: None, guard: None };
 }
 
-/// Returns true if the request asks for the page of metrics. The worker answers such a request itself. The app does not
-/// get the request, so it is neither counted nor limited.
-fn asks_for_metrics(request: &Request<Incoming>, shared: &Shared) -> bool {
-    !shared.http.metrics_path.is_empty()
-        && request.uri().path() == shared.http.metrics_path
-        && matches!(*request.method(), Method::GET | Method::HEAD)
-}
-
-fn metrics_page<B>(shared: &Shared) -> Response<ResponseBody<B>> {
-    let mut response = Response::new(ResponseBody::own(metrics::render(&shared.scoreboard, &shared.listeners)));
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(metrics::CONTENT_TYPE));
+fn own_page<B>(content: Content) -> Response<ResponseBody<B>> {
+    let Content { status, kind, text } = content;
+    let mut response = Response::new(ResponseBody::own(text));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     response
 }
 
