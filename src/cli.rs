@@ -228,7 +228,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         service: ServiceArgs,
         /// What to ask: http://host:port/path, unix:/path, or a path such as /ready, for which the running master says
-        /// where it listens. Without it, the path /health
+        /// where it listens. Without it, the path http.health_path, or /health if that is not set
         url: Option<String>,
     },
     /// Print the completions of commands and flags for a shell

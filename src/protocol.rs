@@ -137,6 +137,8 @@ pub(crate) struct Status {
     #[serde(default)]
     pub(crate) speaks: Speaks,
     #[serde(default)]
+    pub(crate) health: HealthCheck,
+    #[serde(default)]
     pub(crate) settings_file: Option<String>,
     /// The folder in which the service was started.
     #[serde(default)]
@@ -183,6 +185,41 @@ pub(crate) struct Speaks {
     pub(crate) client_ca: bool,
     /// The value of `server.proxy_protocol`.
     pub(crate) proxy_protocol: String,
+}
+
+/// What the command `health` asks if the operator gives no URL.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HealthCheck {
+    pub(crate) path: String,
+    /// True if any answer with a status below 500 shows that the service is alive; false if only one with a 2xx status
+    /// does.
+    pub(crate) any_answer: bool,
+}
+
+impl HealthCheck {
+    /// Returns the check of a service. `health_path` is the value of `http.health_path`. If it is empty, the app may
+    /// have no path for health checks, so `any_answer_is_alive`, the word of the runtime, counts then.
+    pub(crate) fn of(health_path: &str, any_answer_is_alive: bool) -> Self {
+        match health_path {
+            "" => Self { any_answer: any_answer_is_alive, ..Self::default() },
+            path => Self::at(path),
+        }
+    }
+
+    pub(crate) fn is_alive(&self, status: u16) -> bool {
+        (200..if self.any_answer { 500 } else { 300 }).contains(&status)
+    }
+
+    /// Returns the check of a path that the operator names, so only a 2xx status counts.
+    pub(crate) fn at(path: &str) -> Self {
+        Self { path: path.to_owned(), any_answer: false }
+    }
+}
+
+impl Default for HealthCheck {
+    fn default() -> Self {
+        Self::at("/health")
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -46,6 +46,25 @@ fn assert_order(notes: &[String], name: &str, expected: &[&str]) {
     assert_eq!(seen, expected, "{name}: {notes:?}");
 }
 
+/// The app has no path `/health`, so it answers 404 there.
+#[test]
+fn any_answer_is_alive_for_such_a_runtime_unless_a_path_is_named() {
+    let health = |supervisor: &Supervisor, arguments: &[&str]| {
+        let output = supervisor.ctl(&[&["health"], arguments].concat());
+        (output.status.code(), text(&output))
+    };
+    let supervisor = with_outer_loop().serving(2);
+    assert_eq!(health(&supervisor, &[]), (Some(0), String::new()));
+    let (code, told) = health(&supervisor, &["/health"]);
+    assert!(code == Some(1) && told.contains("/health answers 404"), "{told}");
+
+    let supervisor = seams().serving(2);
+    let (code, told) = health(&supervisor, &[]);
+    assert!(code == Some(1) && told.contains("/health answers 404"), "{told}");
+    let supervisor = seams().set("http.health_path", r#""/alive""#).serving(2);
+    assert_eq!(health(&supervisor, &[]), (Some(0), String::new()));
+}
+
 #[test]
 fn an_outer_loop_serves_requests_does_not_spin_and_ends_with_the_drain() {
     let mut supervisor = with_outer_loop().set("workers.count", "1").serving(1);

@@ -164,7 +164,8 @@ impl App {
             },
             Command::Health { service, url } => {
                 let read = || resolve(Purpose::Ask).ok().map(|resolved| resolved.settings);
-                control(service.socket, &|place| ctl::health(url.as_deref(), place, &read))
+                let any_answer = self.info.runtime.any_answer_is_alive();
+                control(service.socket, &|place| ctl::health(url.as_deref(), place, &read, any_answer))
             }
             // The page of these two commands was printed above, before the settings were read.
             Command::Completions { .. } | Command::Man => ExitCode::SUCCESS,

@@ -98,6 +98,14 @@ pub trait Runtime: 'static {
         None
     }
 
+    /// Returns true if the command `health` takes any answer with a status below 500 as a sign of life, because an app of
+    /// this runtime may have no path for health checks. If the result is false, which is the default, only an answer
+    /// with a 2xx status counts. The result does not matter if `http.health_path` is set, or if the operator tells the
+    /// command what to ask.
+    fn any_answer_is_alive(&self) -> bool {
+        false
+    }
+
     /// Returns the program that an upgrade executes. `asked` is the value of `upgrade --program`; it is `None` if the
     /// operator gave no program. If the result is `None`, which is the default, the upgrade executes the program at
     /// `asked`. If `asked` is `None` too, it executes the file by whose path the running program was started. In both

@@ -235,7 +235,7 @@ fn size(bytes: u64) -> String {
 mod tests {
     use super::*;
     use crate::protocol::{
-        CrashSuspect, EmptySlot, LastReload, ListenerStatus, Quarantined, Responses, Speaks, StatusTotals,
+        CrashSuspect, EmptySlot, HealthCheck, LastReload, ListenerStatus, Quarantined, Responses, Speaks, StatusTotals,
     };
 
     fn status() -> Status {
@@ -264,6 +264,7 @@ mod tests {
             uptime_s: 7500.0,
             target_workers: 2,
             listeners: vec![ListenerStatus { address: "127.0.0.1:8000".to_owned(), queued: 5 }],
+            health: HealthCheck::default(),
             speaks: Speaks::default(),
             settings_file: None,
             folder: String::new(),

@@ -1,7 +1,7 @@
 //! `oxicorn health`: sends one GET to the service, for containers that have no curl. It uses TLS if the service does.
 //!
-//! Owns: the choice of the address, and one short deadline for the whole command. The running master says where it
-//! listens and which protocols it speaks there. The settings are read only if no master answers, because the settings
+//! Owns: the choice of the address and the path, the statuses that mean alive, and one short deadline for the whole
+//! command. The running master says where it listens, which protocols it speaks there, and which path it is asked at. The settings are read only if no master answers, because the settings
 //! file may have been edited since the start. Refuses: to follow redirects, to read bodies, to take https URLs, and to
 //! verify certificates. The command only asks a service on the same machine if it is alive, so the identity of the
 //! server does not matter.
@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     log::terminal,
-    protocol::{Status, WorkerState},
+    protocol::{HealthCheck, Status, WorkerState},
     settings::{Bind, Settings},
     sys::clock,
 };
@@ -38,12 +38,13 @@ const MASTER: Duration = Duration::from_secs(1);
 /// The largest number of bytes that are read to find the end of the status line. A real status line is much shorter.
 const LINE_MAX: usize = 1024;
 
-/// What the GET needs: the addresses of the service, the path, and the protocols that the service speaks.
+/// What the GET needs: the addresses of the service, the path and the statuses that count, and the protocols that the
+/// service speaks.
 #[derive(Debug, PartialEq)]
 struct HealthProbe {
     /// The addresses of the service. If one of them accepts no connection, the next one is tried.
     addresses: Vec<HealthAddress>,
-    path: String,
+    check: HealthCheck,
     /// The PROXY header that the service requires; empty if it requires none. It is sent first, before the TLS
     /// handshake.
     proxy_header: &'static [u8],
@@ -56,22 +57,24 @@ enum HealthAddress {
     Unix(PathBuf),
 }
 
-/// Sends one GET to the service, and succeeds if the answer has a 2xx status. `settings` is called only if no master
-/// answers; it returns `None` if the settings are not valid.
+/// Sends one GET to the service, and succeeds if the status of the answer means that the service is alive. `settings` is
+/// called only if no master answers; it returns `None` if the settings are not valid. `any_answer_is_alive` is the word
+/// of this program's runtime.
 pub(crate) fn health(
     url: Option<&str>,
     endpoint: &ControlEndpoint,
     settings: &dyn Fn() -> Option<Settings>,
+    any_answer_is_alive: bool,
 ) -> Result<(), Failed> {
     let until = clock::now() + PATIENCE_MS;
-    let url = url.unwrap_or("/health");
-    if !url.starts_with('/') {
+    if let Some(url) = url.filter(|url| !url.starts_with('/')) {
         return ask_all(&of_url(url).map_err(Failed::Refused)?, until).map_err(Failed::Refused);
     }
+    let asked = url.map(HealthCheck::at);
     let running = endpoint.connect(MASTER).and_then(|reached| ask_status(&reached, MASTER).map_err(Failed::Refused));
     match running {
         Ok(status) if status.speaks.client_ca => of_workers(&status),
-        Ok(status) => ask_all(&of_master(&status, url), until),
+        Ok(status) => ask_all(&of_master(&status, asked.as_ref().unwrap_or(&status.health)), until),
         Err(unknown) => {
             // The reason may have several lines, one for each service found, but the note must be one line.
             let unknown = unknown.to_string().replace('\n', " ");
@@ -80,26 +83,30 @@ pub(crate) fn health(
             ));
             let settings =
                 settings().ok_or("the settings are not valid (the command check says why); give a whole URL");
-            settings.map_err(str::to_owned).and_then(|settings| ask_all(&of_settings(&settings, url)?, until))
+            settings.map_err(str::to_owned).and_then(|settings| {
+                let own = HealthCheck::of(&settings.http.health_path, any_answer_is_alive);
+                ask_all(&of_settings(&settings, asked.as_ref().unwrap_or(&own))?, until)
+            })
         }
     }
     .map_err(Failed::Refused)
 }
 
-/// Sends the GET to the first address that accepts a connection, and succeeds if the status is 2xx.
+/// Sends the GET to the first address that accepts a connection, and succeeds if the status means alive.
 fn ask_all(probe: &HealthProbe, until: u64) -> Result<(), String> {
+    let path = &probe.check.path;
     let mut refused = Vec::new();
     for address in &probe.addresses {
         let place = match address {
             HealthAddress::Tcp { host, port } => {
-                format!("{}://{host}:{port}{}", if probe.tls { "https" } else { "http" }, probe.path)
+                format!("{}://{host}:{port}{}", if probe.tls { "https" } else { "http" }, path)
             }
-            HealthAddress::Unix(path) => format!("unix:{} {}", path.display(), probe.path),
+            HealthAddress::Unix(socket) => format!("unix:{} {path}", socket.display()),
         };
         match connect(address, until) {
             Ok(socket) => {
                 return match ask(socket, address, probe, until) {
-                    Ok(status) if (200..300).contains(&status) => Ok(()),
+                    Ok(status) if probe.check.is_alive(status) => Ok(()),
                     Ok(status) => Err(format!("{place} answers {status}")),
                     Err(error) => Err(format!("{place}: {error}")),
                 };
@@ -111,21 +118,21 @@ fn ask_all(probe: &HealthProbe, until: u64) -> Result<(), String> {
 }
 
 fn of_url(url: &str) -> Result<HealthProbe, String> {
-    let plain = |address, path| HealthProbe { addresses: vec![address], path, proxy_header: b"", tls: false };
+    let plain = |address, check| HealthProbe { addresses: vec![address], check, proxy_header: b"", tls: false };
     if let Some(path) = url.strip_prefix("unix:") {
-        return Ok(plain(HealthAddress::Unix(path.into()), "/health".to_owned()));
+        return Ok(plain(HealthAddress::Unix(path.into()), HealthCheck::default()));
     }
     let refused = || format!("\"{url}\" is not http://host:port/path, unix:/path or a path");
     let uri: http::Uri = url.parse().map_err(|_| refused())?;
     let host = uri.host().filter(|_| uri.scheme_str() == Some("http")).ok_or_else(refused)?;
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let address = HealthAddress::Tcp { host: host.to_owned(), port: uri.port_u16().unwrap_or(80) };
-    Ok(plain(address, path.to_owned()))
+    Ok(plain(address, HealthCheck::at(path)))
 }
 
 /// Builds a probe from the status of the running master. It leaves out addresses to which no client can connect, such
 /// as an unnamed unix socket.
-fn of_master(status: &Status, path: &str) -> HealthProbe {
+fn of_master(status: &Status, check: &HealthCheck) -> HealthProbe {
     let addresses = status.listeners.iter().flat_map(|listener| match listener.address.strip_prefix("unix:") {
         Some(socket) if socket.starts_with('/') => vec![HealthAddress::Unix(socket.into())],
         Some(_) => Vec::new(),
@@ -133,7 +140,7 @@ fn of_master(status: &Status, path: &str) -> HealthProbe {
     });
     HealthProbe {
         addresses: addresses.collect(),
-        path: path.to_owned(),
+        check: check.clone(),
         proxy_header: proxy_header(&status.speaks.proxy_protocol),
         tls: status.speaks.tls,
     }
@@ -153,7 +160,7 @@ fn of_workers(status: &Status) -> Result<(), String> {
     Ok(())
 }
 
-fn of_settings(settings: &Settings, path: &str) -> Result<HealthProbe, String> {
+fn of_settings(settings: &Settings, check: &HealthCheck) -> Result<HealthProbe, String> {
     if settings.tls.client_ca.is_some() {
         return Err("tls.client_ca makes clients show a certificate, and health has none".to_owned());
     }
@@ -177,7 +184,7 @@ fn of_settings(settings: &Settings, path: &str) -> Result<HealthProbe, String> {
     }
     Ok(HealthProbe {
         addresses,
-        path: path.to_owned(),
+        check: check.clone(),
         proxy_header: proxy_header(&settings.server.proxy_protocol.to_string()),
         tls: settings.tls.certfile.is_some(),
     })
@@ -224,10 +231,10 @@ fn ask(socket: Socket, address: &HealthAddress, probe: &HealthProbe, until: u64)
     let mut stream = Hurried { socket, until };
     stream.write_all(probe.proxy_header)?;
     if !probe.tls {
-        return status_of(stream, &host, &probe.path);
+        return status_of(stream, &host, &probe.check.path);
     }
     #[cfg(feature = "tls")]
-    return status_of(any_certificate::over_tls(stream)?, &host, &probe.path);
+    return status_of(any_certificate::over_tls(stream)?, &host, &probe.check.path);
     #[cfg(not(feature = "tls"))]
     Err(io::Error::new(ErrorKind::Unsupported, "TLS is spoken there, and this program was built without it"))
 }
@@ -324,7 +331,7 @@ mod tests {
     use super::*;
 
     fn plain(address: HealthAddress) -> HealthProbe {
-        HealthProbe { addresses: vec![address], path: "/health".to_owned(), proxy_header: b"", tls: false }
+        HealthProbe { addresses: vec![address], check: HealthCheck::default(), proxy_header: b"", tls: false }
     }
 
     fn asked(probe: &HealthProbe) -> io::Result<u16> {
@@ -338,7 +345,7 @@ mod tests {
             HealthAddress::Unix(socket) => socket.display().to_string(),
         };
         let addresses: Vec<_> = probe.addresses.iter().map(address).collect();
-        format!("{} {}", addresses.join(","), probe.path)
+        format!("{} {}", addresses.join(","), probe.check.path)
     }
 
     #[test]
@@ -362,7 +369,7 @@ mod tests {
         let probed = |bind: &[Bind]| {
             let mut settings = Settings::default();
             settings.server.bind = bind.to_vec();
-            of_settings(&settings, "/health").map(shown)
+            of_settings(&settings, &HealthCheck::default()).map(shown)
         };
         for (bind, expected) in [
             (tcp("127.0.0.1", 8000), "127.0.0.1:8000"),
@@ -392,12 +399,13 @@ mod tests {
             "speaks": { "tls": true, "client_ca": false, "proxy_protocol": "v1" },
         });
         let mut status: Status = serde_json::from_value(status).unwrap();
-        let probe = of_master(&status, "/ready");
+        assert_eq!(status.health, HealthCheck::at("/health"), "an older master does not say what to ask");
+        let probe = of_master(&status, &HealthCheck::at("/ready"));
         assert!(probe.tls && probe.proxy_header.starts_with(b"PROXY"));
         assert_eq!(shown(probe), "127.0.0.1:81,[::1]:82,127.0.0.1:82,10.0.0.1:83,/run/a /ready");
         assert!(of_workers(&status).unwrap_err().contains("0 workers serve"));
         status.listeners.clear();
-        assert!(ask_all(&of_master(&status, "/ready"), 0).unwrap_err().contains("no address to ask"));
+        assert!(ask_all(&of_master(&status, &HealthCheck::at("/ready")), 0).unwrap_err().contains("no address to ask"));
     }
 
     #[test]
@@ -445,6 +453,23 @@ mod tests {
         assert_eq!(asked_of(b"SSH-2.0-nobody\n").0.unwrap_err().kind(), ErrorKind::InvalidData);
         assert_eq!(asked_of(b"").0.unwrap_err().kind(), ErrorKind::UnexpectedEof);
         assert_eq!(asked_of(&[b'x'; 4096]).0.unwrap_err().kind(), ErrorKind::InvalidData);
+    }
+
+    #[test]
+    fn any_answer_below_500_is_a_sign_of_life_where_the_app_may_have_no_path() {
+        for (check, status, alive) in [
+            (HealthCheck::of("", false), 200, true),
+            (HealthCheck::of("", false), 404, false),
+            (HealthCheck::of("", true), 404, true),
+            (HealthCheck::of("", true), 302, true),
+            (HealthCheck::of("", true), 500, false),
+            (HealthCheck::of("", true), 503, false),
+            (HealthCheck::of("/alive", true), 404, false),
+            (HealthCheck::at("/alive"), 204, true),
+        ] {
+            assert_eq!(check.is_alive(status), alive, "{check:?} {status}");
+        }
+        assert_eq!(HealthCheck::of("/alive", true), HealthCheck::at("/alive"));
     }
 
     #[test]

@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     protocol::{
-        ControlResponse, EmptySlot, ListenerStatus, MasterState, Quarantined, Responses, Speaks, Status, StatusTotals,
-        WorkerState, WorkerStatus,
+        ControlResponse, EmptySlot, HealthCheck, ListenerStatus, MasterState, Quarantined, Responses, Speaks, Status,
+        StatusTotals, WorkerState, WorkerStatus,
     },
     settings::Settings,
     sys::process,
@@ -49,6 +49,10 @@ pub(super) fn report(shell: &Shell) -> Status {
         target_workers: target,
         listeners: shell.listeners.queued().map(|(address, queued)| ListenerStatus { address, queued }).collect(),
         speaks: speaks(shell),
+        health: HealthCheck::of(
+            &shell.resolved.settings.http.health_path,
+            shell.loader.app.runtime.any_answer_is_alive(),
+        ),
         settings_file: shell.resolved.file.as_ref().map(|file| file.to_string_lossy().into_owned()),
         folder: shell.upgrades.folder().to_string_lossy().into_owned(),
         workers,

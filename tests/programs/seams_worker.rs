@@ -91,6 +91,10 @@ impl Runtime for OuterLoop {
         "seams"
     }
 
+    fn any_answer_is_alive(&self) -> bool {
+        true
+    }
+
     fn drive(&self, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
         if self.returns {
             return Ok(());
