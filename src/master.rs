@@ -5,6 +5,7 @@
 //! decide about workers (`core`), and to do anything that blocks, starts a thread or needs a runtime. A process that
 //! forks must have one thread and hold no lock.
 
+mod cgroup;
 mod child;
 mod children;
 mod control;
@@ -12,6 +13,7 @@ mod core;
 mod crash_suspect;
 mod exits;
 mod fork_failures;
+mod free_memory;
 mod handover;
 mod history;
 mod identity;
@@ -36,6 +38,7 @@ use self::{
     core::{Action, Caller, Event, ExitReason, Master, Millis, Policy, Scaling, Stage, Tally},
     crash_suspect::Deaths,
     fork_failures::ForkFailures,
+    free_memory::MemoryWatch,
     history::History,
     limits::Jitter,
     notify::{Notify, ServiceState},
@@ -133,6 +136,7 @@ struct Shell {
     /// Why the most recent worker that did not become ready failed. `None` if no worker has failed before it was ready.
     boot_failure: Option<String>,
     fork_failures: ForkFailures,
+    memory_watch: MemoryWatch,
 }
 
 /// What a master starts from: nothing, or a service that already runs.
@@ -249,6 +253,7 @@ impl Shell {
             oom_kills: OomKills::find(),
             boot_failure: None,
             fork_failures: ForkFailures::default(),
+            memory_watch: MemoryWatch::default(),
         }
     }
 

@@ -49,6 +49,7 @@ mod install;
 mod library;
 mod limits;
 mod master_killed;
+mod memory_short;
 mod metrics;
 mod migrate;
 mod openapi;

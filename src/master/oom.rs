@@ -1,8 +1,7 @@
 //! Finds out whether the kernel killed a worker because memory ran out, from the count of OOM kills of the cgroup that
 //! master and workers share.
 //!
-//! Owns: the search for the counter (cgroup v1 or v2), and the decision which of the counted kills belongs to the death
-//! of a worker. Refuses: to report anything without a counter. One mistake remains possible, because the counter does
+//! Owns: the counter, and the decision which of the counted kills belongs to the death of a worker. Refuses: to report anything without a counter. One mistake remains possible, because the counter does
 //! not name the killed process. If another process of the cgroup gets an OOM kill, and within seconds a worker is
 //! killed from outside, the OOM kill is wrongly ascribed to the worker.
 
@@ -10,6 +9,8 @@ use std::{
     fs,
     path::{Path, PathBuf},
 };
+
+use super::cgroup::{CgroupVersion, MemoryCgroup};
 
 /// An OOM kill that no death of a worker claims within this time belongs to another process, such as a child of the app
 /// or a shell.
@@ -37,9 +38,12 @@ impl OomKills {
     /// Returns `None` where the kernel has no such counter, which is outside a cgroup, in the root of cgroup v2, or
     /// before Linux 4.13.
     pub(super) fn find() -> Option<Self> {
-        let read = |path: &str| fs::read_to_string(path).ok();
-        let (folder, file) = locate(&read("/proc/self/cgroup")?, &read("/proc/self/mountinfo")?)?;
-        Self::at(folder.join(file), file)
+        let cgroup = MemoryCgroup::find()?;
+        let file = match cgroup.version {
+            CgroupVersion::V1 => "memory.oom_control",
+            CgroupVersion::V2 => "memory.events",
+        };
+        Self::at(cgroup.folder.join(file), file)
     }
 
     fn at(path: PathBuf, file: &'static str) -> Option<Self> {
@@ -69,54 +73,9 @@ fn count(path: &Path) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok())
 }
 
-/// Returns the folder of this process's memory cgroup, and the name of the counter's file in this folder. It is the
-/// cgroup of v1 if v1 has the memory controller, and otherwise that of v2.
-fn locate(membership: &str, mounts: &str) -> Option<(PathBuf, &'static str)> {
-    let groups = || membership.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
-    let v1 = groups().find(|(controllers, _)| controllers.split(',').any(|name| name == "memory"));
-    let v2 = groups().find(|(controllers, _)| controllers.is_empty());
-    let (kind, option, file, path) = match (v1, v2) {
-        (Some((_, path)), _) => ("cgroup", "memory", "memory.oom_control", path),
-        (None, Some((_, path))) => ("cgroup2", "", "memory.events", path),
-        (None, None) => return None,
-    };
-    // A line is "36 32 0:34 /root /mount/point options … - kind source options". The mount may show only a part of the
-    // cgroup tree.
-    mounts.lines().find_map(|line| {
-        let (mount, system) = line.split_once(" - ")?;
-        let [root, point] = mount.split(' ').skip(3).take(2).collect::<Vec<_>>().try_into().ok()?;
-        let mut system = system.split(' ');
-        let fits = system.next() == Some(kind)
-            && (option.is_empty() || system.nth(1)?.split(',').any(|given| given == option));
-        let inside = Path::new(path).strip_prefix(root).ok()?;
-        fits.then(|| (Path::new(point).join(inside), file))
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_counter_is_found_in_each_layout_of_cgroups() {
-        let v1 = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n\
-                  35 31 0:32 /docker/a /sys/fs/cgroup/memory ro,relatime master:9 - cgroup cgroup rw,memory\n\
-                  41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
-        let v2 = "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:4 - cgroup2 cgroup2 rw,nsdelegate\n";
-        let cases = [
-            ("4:memory:/docker/a\n0::/\n", v1, Some("/sys/fs/cgroup/memory/memory.oom_control")),
-            ("4:cpuacct,memory:/docker/a/b\n", v1, Some("/sys/fs/cgroup/memory/b/memory.oom_control")),
-            ("4:memory:/elsewhere\n", v1, None),
-            ("0::/system.slice/shop.service\n", v2, Some("/sys/fs/cgroup/system.slice/shop.service/memory.events")),
-            ("0::/a\n", v1, Some("/sys/fs/cgroup/unified/a/memory.events")),
-            ("nonsense", v2, None),
-            ("0::/", "nonsense", None),
-        ];
-        for (membership, mounts, expected) in cases {
-            let found = locate(membership, mounts).map(|(folder, file)| folder.join(file));
-            assert_eq!(found.as_deref(), expected.map(Path::new), "{membership}");
-        }
-    }
 
     #[test]
     fn each_death_claims_one_kill_and_old_kills_are_not_claimed() {

@@ -9,6 +9,7 @@ use super::{
     child::Child,
     children::fork_worker,
     core::{Action, Caller, Cause, CommandReply, Event, Generation, KillCause, Note, Pid, SlotId},
+    free_memory,
     limits::Limits,
     now,
     performed::{ForkedChild, Performed},
@@ -66,6 +67,7 @@ impl Shell {
 
     fn fork(&mut self, slot: SlotId, generation: Generation) -> Performed {
         let Limits { max_requests, max_age_ms } = Limits::draw(&self.resolved.settings.workers, &mut self.jitter);
+        free_memory::look(self, slot, generation);
         let started = now();
         let Some(row) = self.scoreboard.claim(slot.0, generation.0, max_requests, started.0) else {
             return self.fork_failed(slot, generation, "the scoreboard has no free row");
@@ -440,6 +442,7 @@ impl Shell {
             oom_kills: _,
             boot_failure: _,
             fork_failures: _,
+            memory_watch: _,
         } = self;
         drop(children);
         signals.forget_in_child();

@@ -153,9 +153,21 @@ pub(crate) fn exists(pid: u64) -> bool {
 
 /// Returns the bytes of memory that a process has resident; `None` if the process does not exist.
 pub(crate) fn rss_bytes(pid: i32) -> Option<u64> {
+    statm(pid).map(|(resident, _)| resident)
+}
+
+/// Returns the bytes of memory that a process has for itself: its resident memory without files and shared memory, which
+/// another process can map at no cost. Returns `None` if the process does not exist.
+pub(crate) fn private_bytes(pid: i32) -> Option<u64> {
+    statm(pid).map(|(resident, shared)| resident.saturating_sub(shared))
+}
+
+/// Returns the bytes that a process has resident, and how many of them belong to files or shared memory.
+fn statm(pid: i32) -> Option<(u64, u64)> {
     let page = u64::try_from(unistd::sysconf(SysconfVar::PAGE_SIZE).ok()??).ok()?;
     let statm = fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-    Some(statm.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * page)
+    let mut pages = statm.split_ascii_whitespace().skip(1).map(|field| field.parse::<u64>().ok());
+    Some((pages.next()?? * page, pages.next()?? * page))
 }
 
 #[cfg(test)]
@@ -181,6 +193,7 @@ mod tests {
     fn resident_size_is_that_of_a_living_process() {
         let pid = i32::try_from(std::process::id()).unwrap();
         assert!((100_000..100_000_000_000).contains(&rss_bytes(pid).unwrap()));
-        assert_eq!(rss_bytes(i32::MAX), None);
+        assert!((100_000..rss_bytes(pid).unwrap()).contains(&private_bytes(pid).unwrap()));
+        assert_eq!((rss_bytes(i32::MAX), private_bytes(i32::MAX)), (None, None));
     }
 }
