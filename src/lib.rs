@@ -41,7 +41,7 @@
 //! | the client of a request, also behind proxies | [`ClientInfo`], [`ClientCertificate`], [`ClientGone`] |
 //! | your own layers of `tracing` | [`log_layer`] |
 //! | unit tests of a factory or a handler | the feature `test-util`: `WorkerContext::builder()`, `ClientInfo::builder()` |
-//! | an interpreter in the worker | [`Runtime`], [`Driver`] |
+//! | an interpreter in the worker | [`Runtime`], [`Driver`], [`SharedStream`] |
 //!
 //! # Features
 //!
@@ -102,7 +102,7 @@ pub use client_gone::ClientGone;
 pub use client_info::ClientInfo;
 #[cfg(feature = "test-util")]
 pub use client_info::ClientInfoBuilder;
-pub use log::log_layer;
+pub use log::{SharedStream, log_layer};
 pub use settings::table::TableSpec;
 pub use worker::{BackgroundWork, Body, BodyError, DescriptorWatch, DriveError, Driven, Driver, DriverWaker};
 

@@ -25,11 +25,11 @@ use jiff::Timestamp;
 use tracing::{Event, level_filters::LevelFilter};
 
 pub(crate) use self::sink::{OpenError, Sink};
-pub use self::subscriber::log_layer;
 use self::{
     event_line::{EventLine, LineFormat},
     subscriber::Levels,
 };
+pub use self::{sink::SharedStream, subscriber::log_layer};
 use crate::{
     hook,
     settings::{self, Level, LogFormat},

@@ -6,6 +6,7 @@
 //! The master and its workers share the descriptor of the output. If the output took only a part of a line, the rest of
 //! that line is written before everything else, and no other process of the service writes in between.
 
+mod shared_stream;
 mod turn;
 
 use std::{
@@ -20,6 +21,7 @@ use std::{
 
 use socket2::{Domain, SockRef, Type};
 
+pub use self::shared_stream::SharedStream;
 use self::turn::Turn;
 use crate::{settings::LogTarget, sys::fd};
 
@@ -236,12 +238,17 @@ impl Output {
         Ok(Self { turn: Turn::of(&file, key), file, kind, blocks })
     }
 
-    /// Returns true if the output never takes only a part of a line.
+    /// Makes an output that writes to this open file as it is.
+    fn plain(file: File, key: &'static str) -> io::Result<Self> {
+        Ok(Self { kind: Kind::of(&file)?, turn: Turn::of(&file, key), file, blocks: false })
+    }
+
+    /// Returns true if the output never takes only a part of a line, and no other writer does so. An app may write lines
+    /// to a pipe that the pipe takes in parts (see [`SharedStream`]).
     fn is_whole(&self) -> bool {
         match self.kind {
             Kind::LocalSocket | Kind::Messages => true,
-            Kind::Pipe => !self.blocks,
-            Kind::File | Kind::Terminal | Kind::Stream => false,
+            Kind::File | Kind::Pipe | Kind::Terminal | Kind::Stream => false,
         }
     }
 
@@ -254,12 +261,12 @@ impl Output {
         }
     }
 
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn write(&self, bytes: &[u8]) -> io::Result<usize> {
         if self.blocks && !fd::has_room(self.file.as_fd()) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         match self.kind {
-            Kind::File | Kind::Pipe => self.file.write(bytes),
+            Kind::File | Kind::Pipe => (&self.file).write(bytes),
             Kind::Terminal if self.blocks => fd::write_terminal(&self.file, &bytes[..bytes.len().min(PIECE)]),
             Kind::Terminal => fd::write_terminal(&self.file, bytes),
             Kind::LocalSocket | Kind::Stream | Kind::Messages => fd::send_some(self.file.as_fd(), bytes),
@@ -289,7 +296,7 @@ impl Kind {
 
 fn open(path: &Path, key: &'static str) -> io::Result<Output> {
     match fd::append_to(path) {
-        Ok(file) => Ok(Output { kind: Kind::of(&file)?, turn: Turn::of(&file, key), file, blocks: false }),
+        Ok(file) => Output::plain(file, key),
         // A socket cannot be opened by its file path, and this process may lack the right to open a pipe or terminal of
         // another user. If the file path means a standard stream, use the stream that is already open.
         Err(error) => match path.to_str() {
@@ -368,7 +375,7 @@ mod tests {
         Sink { key: "log.file", output: Some(output), path: None, rest: Vec::new() }
     }
 
-    fn shared(fd: impl AsFd) -> Output {
+    pub(super) fn shared(fd: impl AsFd) -> Output {
         Output::shared(fd, "log.file").unwrap()
     }
 

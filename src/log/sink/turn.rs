@@ -20,19 +20,29 @@ use crate::sys::{process, shm::Mapping};
 /// writers of one file only wait for the writers of the other.
 const WORDS: usize = 61;
 
+/// The writers of a process that are not its logs: standard output and standard error of the app.
+pub(super) const STDOUT: &str = "stdout";
+pub(super) const STDERR: &str = "stderr";
+
+/// The writers of one process. The number of a writer is its place in this list.
+const WRITERS: [&str; 4] = ["log.file", "log.access", STDOUT, STDERR];
+const WRITER_BITS: u32 = 2;
+
 /// The bit of a shared word that is set if the process that the word names has written only the beginning of a line.
 const TORN: u64 = 1 << 63;
 
 /// How many times a process reads the shared word again while another process writes. The write of that process does
 /// not block, so it ends within a few milliseconds.
 const TRIES: u32 = 2_000;
+/// The same for a writer that can wait.
+const TRIES_OF_A_WAITER: u32 = 20;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turn {
     /// The word of the file. `None` if there is no shared memory; then processes do not take turns.
     word: Option<&'static AtomicU64>,
-    /// Says which of the two logs of a process this is: 1 for the access log, 0 for the log.
-    log: u64,
+    /// Says which of the [`WRITERS`] of a process this is.
+    writer: u64,
 }
 
 /// Says how the output ends before the next write.
@@ -52,13 +62,13 @@ impl Turn {
         let words = SHARED.get_or_init(|| Mapping::create(WORDS).ok()).as_ref().map(Mapping::words);
         let of_file = file.metadata().map_or(0, |found| found.dev().wrapping_mul(31).wrapping_add(found.ino()));
         let word = words.and_then(|words| words.get(usize::try_from(of_file % WORDS as u64).unwrap_or(0)));
-        Self { word, log: u64::from(key == "log.access") }
+        Self { word, writer: WRITERS.iter().position(|writer| *writer == key).unwrap_or(0) as u64 }
     }
 
-    /// Returns the value that the word has while this log of this process has the turn. It is computed each time,
+    /// Returns the value that the word has while this writer of this process has the turn. It is computed each time,
     /// because the pid changes with a fork.
     fn me(&self) -> u64 {
-        u64::from(std::process::id()) << 1 | self.log
+        u64::from(std::process::id()) << WRITER_BITS | self.writer
     }
 
     /// Takes the turn, and returns how the output ends. The result is `None` if another process has the turn. If `hold`
@@ -66,8 +76,18 @@ impl Turn {
     /// may write, but a free turn stays free. Half a line is rare in a file, and if writers had to take turns, a slow
     /// disk would delay all of them. `resumes` is true if the rest of this log's own line is written next.
     pub(super) fn take(&self, hold: bool, resumes: bool) -> Option<Before> {
+        self.try_to_take(TRIES, hold, resumes)
+    }
+
+    /// Takes the turn as [`take`](Self::take) does with `hold`, for a writer that waits and asks again if the result is
+    /// `None`.
+    pub(super) fn ask(&self, resumes: bool) -> Option<Before> {
+        self.try_to_take(TRIES_OF_A_WAITER, true, resumes)
+    }
+
+    fn try_to_take(&self, tries: u32, hold: bool, resumes: bool) -> Option<Before> {
         let (Some(word), me) = (self.word, self.me()) else { return Some(Before::Whole) };
-        for _ in 0..TRIES {
+        for _ in 0..tries {
             let found = word.load(Ordering::Relaxed);
             if found == 0 && !hold {
                 return Some(Before::Whole);
@@ -80,7 +100,7 @@ impl Turn {
                 if take() {
                     return Some(Before::Whole);
                 }
-            } else if !process::exists((found & !TORN) >> 1) {
+            } else if !process::exists((found & !TORN) >> WRITER_BITS) {
                 if take() {
                     return Some(Before::Torn);
                 }
@@ -127,7 +147,7 @@ mod tests {
         second.give_back(false);
 
         let mut child = std::process::Command::new("true").spawn().unwrap();
-        first.word.unwrap().store(u64::from(child.id()) << 1 | TORN, Ordering::Relaxed);
+        first.word.unwrap().store(u64::from(child.id()) << WRITER_BITS | TORN, Ordering::Relaxed);
         child.wait().unwrap();
         assert_eq!(second.take(true, false), Some(Before::Torn), "its process is gone");
         second.give_back(false);
