@@ -38,6 +38,10 @@ type Prepare = dyn Fn(&SetupContext<'_>) -> Result<(), BoxError>;
 type Check = dyn Fn(&SetupContext<'_>) -> Result<Vec<String>, BoxError>;
 type Migrate = dyn FnOnce(&SetupContext<'_>) -> Result<Vec<String>, BoxError>;
 
+/// The exit code of a program or a worker that did what it was asked. Exit codes are numbers up to the end of
+/// [`App::exit_code_from`], because the number of an [`ExitCode`] cannot be read.
+pub(crate) const SUCCESS: u8 = 0;
+
 /// The exit codes of a program that ends with an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -49,9 +53,9 @@ enum ProgramExit {
     Refused = 5,
 }
 
-impl From<ProgramExit> for ExitCode {
+impl From<ProgramExit> for u8 {
     fn from(exit: ProgramExit) -> Self {
-        Self::from(exit as u8)
+        exit as Self
     }
 }
 
@@ -78,7 +82,7 @@ impl From<ProgramExit> for ExitCode {
 /// ```
 #[must_use = "an App does nothing until it is run"]
 pub struct App {
-    work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>,
+    work: Box<dyn FnOnce(WorkerSeed) -> u8>,
     prepare: Box<Prepare>,
     migrate: Option<Box<Migrate>>,
     check: Option<Box<Check>>,

@@ -48,7 +48,6 @@ use std::{
     os::fd::OwnedFd,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::pin,
-    process::ExitCode,
     rc::Rc,
     sync::Arc,
     task::Poll,
@@ -78,7 +77,7 @@ pub use self::{
 };
 use crate::{
     IntoLifespan, Lifespan, WorkerContext,
-    app::{AppInfo, BootFailure, Shutdown},
+    app::{AppInfo, BootFailure, SUCCESS, Shutdown},
     channel::ToMaster,
     error_chain,
     hook::{HookPanicked, panic_message},
@@ -116,6 +115,9 @@ const ALARM_SLACK: Duration = Duration::from_secs(5);
 const FOR_THE_MASTER: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
 
+/// The exit code of a worker whose outer loop has failed.
+const EXIT_FAILURE: u8 = 1;
+
 /// The exit code of a worker that could not boot and has told the master why.
 pub(crate) const EXIT_BOOT_FAILED: u8 = 3;
 
@@ -138,7 +140,7 @@ pub(crate) struct WorkerSeed {
 }
 
 /// Runs the worker until it has drained or failed. The process must then exit with the returned code.
-pub(crate) fn run<F, Fut, L, E, B>(seed: WorkerSeed, factory: F) -> ExitCode
+pub(crate) fn run<F, Fut, L, E, B>(seed: WorkerSeed, factory: F) -> u8
 where
     F: FnOnce(WorkerContext) -> Fut + Send + 'static,
     Fut: Future<Output = Result<L, E>> + Send + 'static,
@@ -221,7 +223,7 @@ where
         }
     });
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => SUCCESS,
         Err(error @ BootError::OuterLoop(_)) if row.state() != RowState::Starting => {
             let (reason, (cut, background_cut)) = (error_chain(&error), cut);
             tracing::error!(
@@ -234,14 +236,20 @@ where
                 reason,
                 "the worker ends, and {cut} requests and {background_cut} background tasks are cut"
             );
-            ExitCode::FAILURE
+            EXIT_FAILURE
         }
         Err(error) => {
-            if let Some(details) = BootFailure::of(&error).and_then(BootFailure::details) {
+            let failure = BootFailure::of(&error);
+            if let Some(details) = failure.and_then(BootFailure::details) {
                 log_boot_failure(slot, details);
             }
-            shared.send(ToMaster::BootFailed(error_chain(&error)));
-            ExitCode::from(EXIT_BOOT_FAILED)
+            // The sentence of a `BootFailure` says what failed, so it needs no words before it.
+            let reason = match &error {
+                BootError::Factory(source) if failure.is_some() => error_chain(source.as_ref()),
+                error => error_chain(error),
+            };
+            shared.send(ToMaster::BootFailed(reason));
+            EXIT_BOOT_FAILED
         }
     }
 }
@@ -346,7 +354,11 @@ where
         match master_link.next().await {
             Order::Go => break,
             order => {
+                let grace = if let Order::Drain { grace, .. } = order { grace } else { master_link.grace };
                 if leaves_early(&order, shared) {
+                    // The worker has served nothing, but the app is built, so it may have opened what it must close.
+                    let left = grace.saturating_sub(LAST_LINES).max(LAST_LINES);
+                    run_hooks((slot, generation), lifespan.shutdown, left).await;
                     return Ok(());
                 }
             }
@@ -386,19 +398,7 @@ where
     let began = Instant::now();
     let until = drain(&mut acceptors, &mut master_link, grace, shutdown_grace, last).await;
     let left = until.saturating_duration_since(Instant::now()).saturating_sub(LAST_LINES);
-    let hooks = async {
-        for hook in shutdown {
-            run_hook(hook).await;
-        }
-    };
-    if timeout(left.max(LAST_LINES), hooks).await.is_err() {
-        tracing::warn!(
-            event = "shutdown_hook_timeout",
-            slot,
-            generation,
-            "the shutdown hook did not end within the grace; it was cut"
-        );
-    }
+    run_hooks((slot, generation), shutdown, left.max(LAST_LINES)).await;
     let took_ms = began.elapsed().as_millis() as u64;
     let (cut, background_cut) = (shared.row.in_flight(), shared.background.running());
     shared.row.cut(cut);
@@ -426,6 +426,23 @@ where
         );
     }
     Ok(())
+}
+
+/// Runs the shutdown hooks, but not for longer than `left`.
+async fn run_hooks((slot, generation): (u32, u32), hooks: Vec<Shutdown>, left: Duration) {
+    let run = async {
+        for hook in hooks {
+            run_hook(hook).await;
+        }
+    };
+    if timeout(left, run).await.is_err() {
+        tracing::warn!(
+            event = "shutdown_hook_timeout",
+            slot,
+            generation,
+            "the shutdown hook did not end within the grace; it was cut"
+        );
+    }
 }
 
 /// Runs a shutdown hook. A hook that panics counts as one that has ended, because the panic is already in the log and

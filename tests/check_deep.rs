@@ -140,3 +140,11 @@ fn the_checked_worker_has_the_rights_of_a_real_worker() {
         assert!(text.contains(told), "{told} is not in: {text}");
     }
 }
+
+#[test]
+fn the_worker_of_the_check_runs_its_shutdown_hook() {
+    let launch = Launch::misbehave().set("misbehave.goodbye_file", r#""{dir}/goodbye""#);
+    assert_told(&launch, 0, "would succeed: a worker became ready");
+    let goodbye = fs::read_to_string(launch.path("goodbye")).expect("the hook has written it");
+    assert_eq!(goodbye.lines().count(), 1, "the factory may have opened what the hook closes");
+}

@@ -8,7 +8,6 @@ use std::{
     io,
     os::fd::{AsFd, OwnedFd},
     path::Path,
-    process::ExitCode,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -17,7 +16,7 @@ use std::{
 use serde_json::json;
 
 use super::{
-    App, AppInfo, ProgramExit,
+    App, AppInfo, ProgramExit, SUCCESS,
     run::{call_prepare, one_thread, refuse},
 };
 use crate::{
@@ -42,8 +41,8 @@ use crate::{
 
 /// How long to wait between two checks whether the worker has ended.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How long the worker of the rehearsal may take to end after it was asked to drain, in milliseconds. The worker has
-/// served no request, so it has nothing to finish.
+/// How long the worker of the rehearsal may take to end after its grace, in milliseconds. The worker has served no
+/// request, so it has only its shutdown hooks to run.
 const END_WITHIN_MS: u64 = 2_000;
 
 /// The result of a rehearsed start.
@@ -59,7 +58,7 @@ struct Rehearsal {
 enum Side {
     Parent(Result<(), String>),
     /// This process is the forked worker, and must end with this exit code.
-    Worker(ExitCode),
+    Worker(u8),
 }
 
 impl App {
@@ -70,7 +69,7 @@ impl App {
         place: Option<&ctl::ControlEndpoint>,
         deep: bool,
         json: bool,
-    ) -> ExitCode {
+    ) -> u8 {
         let resolved = match resolved {
             Ok(resolved) => resolved,
             Err(Problems(problems)) if json => {
@@ -120,17 +119,12 @@ impl App {
                 refuse(&format!("a start would end with exit code {}: {reason}", *exit as u8));
             }
         }
-        exit.map_or(ExitCode::SUCCESS, ExitCode::from)
+        exit.map_or(SUCCESS, u8::from)
     }
 
     /// Rehearses a start. This function also returns in the worker that it forks; there the error is the worker's exit
     /// code.
-    fn rehearse(
-        self,
-        resolved: &Arc<Resolved>,
-        info: &Rc<AppInfo>,
-        running: Option<Running>,
-    ) -> Result<Rehearsal, ExitCode> {
+    fn rehearse(self, resolved: &Arc<Resolved>, info: &Rc<AppInfo>, running: Option<Running>) -> Result<Rehearsal, u8> {
         let settings = &resolved.settings;
         let mut rehearsal = Rehearsal::default();
         rehearsal.note(ProgramExit::Usage, logs(&settings.log));
@@ -207,15 +201,16 @@ fn pidfile(path: &Path) -> Result<(), String> {
 
 /// Forks one worker, which drops its privileges as every worker does. The parent asks the worker to drain as soon as it
 /// is ready. This function returns in both processes.
-fn boot(work: Box<dyn FnOnce(WorkerSeed) -> ExitCode>, resolved: Arc<Resolved>, app: Rc<AppInfo>) -> Side {
-    let patience = resolved.settings.workers.boot_timeout;
+fn boot(work: Box<dyn FnOnce(WorkerSeed) -> u8>, resolved: Arc<Resolved>, app: Rc<AppInfo>) -> Side {
+    let workers = &resolved.settings.workers;
+    let (patience, grace) = (workers.boot_timeout, workers.graceful_timeout);
     match fork_worker(resolved, app) {
         Ok((Forked::Child, seed, _)) => Side::Worker(work(seed)),
         Ok((Forked::Parent { child }, seed, channel)) => {
             // The seed holds the worker's end of the channel and keeps the signals blocked. Dropping the seed in the
             // parent closes that end and unblocks the signals.
             drop(seed);
-            Side::Parent(watch(child, &channel, patience))
+            Side::Parent(watch(child, &channel, patience, grace))
         }
         Err(error) => Side::Parent(Err(format!("a worker could not be forked: {error}"))),
     }
@@ -252,7 +247,8 @@ fn fork_worker(resolved: Arc<Resolved>, app: Rc<AppInfo>) -> io::Result<(Forked,
 
 /// Waits until the worker is ready or has failed, makes the worker end, and waits for its end. The error says why the
 /// worker was not ready.
-fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> {
+fn watch(pid: i32, channel: &OwnedFd, patience: Duration, grace: Duration) -> Result<(), String> {
+    let grace_ms = grace.as_millis() as u64;
     let deadline = (!patience.is_zero()).then(|| clock::now() + patience.as_millis() as u64);
     let word = loop {
         match ToMaster::recv(channel.as_fd()) {
@@ -272,18 +268,18 @@ fn watch(pid: i32, channel: &OwnedFd, patience: Duration) -> Result<(), String> 
         }
     };
     match word {
-        Some(Ok(())) => drop(ToWorker::Drain { grace_ms: 0, last: false }.send(channel.as_fd())),
+        Some(Ok(())) => drop(ToWorker::Drain { grace_ms, last: false }.send(channel.as_fd())),
         Some(Err(_)) => signals::kill_group(pid),
         None => {}
     }
-    let ended = end_of(pid);
+    let ended = end_of(pid, grace_ms + END_WITHIN_MS);
     word.unwrap_or_else(|| Err(format!("the worker {ended} before it was ready")))
 }
 
-/// Waits for the end of the worker, and kills the worker if it takes longer than [`END_WITHIN_MS`]. After that, it
-/// kills the processes that the worker has started.
-fn end_of(pid: i32) -> Ended {
-    let deadline = clock::now() + END_WITHIN_MS;
+/// Waits for the end of the worker, and kills the worker if it takes longer than `patience_ms`. After that, it kills
+/// the processes that the worker has started.
+fn end_of(pid: i32, patience_ms: u64) -> Ended {
+    let deadline = clock::now() + patience_ms;
     loop {
         match reap() {
             Ok(Some((ended, exit))) if ended == pid => {

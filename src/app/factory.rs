@@ -22,7 +22,7 @@ impl<R: sealed::Work> FactoryOutput for R {}
 
 /// Has the private supertrait of [`FactoryOutput`], so that only this crate can implement and call that trait.
 pub(super) mod sealed {
-    use std::{future::Future, process::ExitCode};
+    use std::future::Future;
 
     use http::{Request, Response};
     use tower_service::Service;
@@ -40,7 +40,7 @@ pub(super) mod sealed {
 
     pub trait Work: Sized {
         /// Runs a worker that serves the output of `factory`, and returns its exit code.
-        fn work<F, Fut>(seed: Seed, factory: F) -> ExitCode
+        fn work<F, Fut>(seed: Seed, factory: F) -> u8
         where
             F: FnOnce(WorkerContext) -> Fut + Send + 'static,
             Fut: Future<Output = Self> + Send + 'static;
@@ -58,7 +58,7 @@ pub(super) mod sealed {
         B::Error: Into<BoxError>,
         E: Into<BoxError>,
     {
-        fn work<F, Fut>(seed: Seed, factory: F) -> ExitCode
+        fn work<F, Fut>(seed: Seed, factory: F) -> u8
         where
             F: FnOnce(WorkerContext) -> Fut + Send + 'static,
             Fut: Future<Output = Self> + Send + 'static,

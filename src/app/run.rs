@@ -11,7 +11,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{App, Prepare, ProgramExit, SetupContext};
+use super::{App, Prepare, ProgramExit, SUCCESS, SetupContext};
 use crate::{
     cli::{Command, Parsed, ServiceArgs, StatusFormat},
     ctl, error_chain, hook,
@@ -37,7 +37,14 @@ impl App {
     /// An upgrade executes the new program with the arguments of this process, not with `command_line`, and the `main`
     /// of the new program calls this method again. An [`UpgradeCommand`](crate::UpgradeCommand) is the exception: it
     /// gets its own arguments first, and then those of `command_line`.
-    pub fn run_from(mut self, command_line: impl IntoIterator<Item: Into<OsString>>) -> ExitCode {
+    pub fn run_from(self, command_line: impl IntoIterator<Item: Into<OsString>>) -> ExitCode {
+        self.exit_code_from(command_line).into()
+    }
+
+    /// Runs the command that `command_line` names, as [`run_from`](Self::run_from) does, and returns the exit code as a
+    /// number. This method is for a program whose `main` is not written in Rust, such as an interpreter: it must pass
+    /// the number on, and the number of an [`ExitCode`] cannot be read.
+    pub fn exit_code_from(mut self, command_line: impl IntoIterator<Item: Into<OsString>>) -> u8 {
         title::prepare();
         terminal::set_name(&self.info.program.name);
         let command_line: Vec<OsString> = command_line.into_iter().map(Into::into).collect();
@@ -62,12 +69,12 @@ impl App {
             Err(wrong) if handover.is_some() => {
                 let wrong = wrong.to_string();
                 let sentence = wrong.lines().next().unwrap_or_default();
-                return handover.map_or(ExitCode::SUCCESS, |handover| handover.refuse(sentence));
+                return handover.map_or(SUCCESS, |handover| handover.refuse(sentence));
             }
             Err(help) => {
                 // If this fails, the terminal is gone, but the exit code still tells the result.
                 let _ = help.print();
-                return ExitCode::from(u8::try_from(help.exit_code()).unwrap_or(ProgramExit::Usage as u8));
+                return u8::try_from(help.exit_code()).unwrap_or(ProgramExit::Usage as u8);
             }
         };
         let Parsed { command, flags, arguments } = parsed;
@@ -96,12 +103,12 @@ impl App {
     }
 
     /// Runs one command of the command line.
-    fn obey(self, command: Command, flags: Flags, inherited: &[String]) -> ExitCode {
+    fn obey(self, command: Command, flags: Flags, inherited: &[String]) -> u8 {
         if let Some(page) = command.page(&self.info.program) {
             // If this fails, the program that reads the page, such as `head`, has closed the pipe. Then there is
             // nothing more to do.
             let _ = page.and_then(|page| io::stdout().write_all(&page));
-            return ExitCode::SUCCESS;
+            return SUCCESS;
         }
         let start = StartFolder::here();
         let environment = settings::environment();
@@ -168,11 +175,11 @@ impl App {
                 control(service.socket, &|place| ctl::health(url.as_deref(), place, &read, any_answer))
             }
             // The page of these two commands was printed above, before the settings were read.
-            Command::Completions { .. } | Command::Man => ExitCode::SUCCESS,
+            Command::Completions { .. } | Command::Man => SUCCESS,
         }
     }
 
-    fn migrate_once(self, resolved: &Resolved, json: bool) -> ExitCode {
+    fn migrate_once(self, resolved: &Resolved, json: bool) -> u8 {
         let Some(migrate) = self.migrate else {
             return refuse("there is nothing to migrate: this program has no App::migrate hook");
         };
@@ -195,10 +202,10 @@ impl App {
                 return ProgramExit::Refused.into();
             }
         }
-        ExitCode::SUCCESS
+        SUCCESS
     }
 
-    fn supervise(self, resolved: Resolved, flags: Flags, inherited: &[String]) -> ExitCode {
+    fn supervise(self, resolved: Resolved, flags: Flags, inherited: &[String]) -> u8 {
         if let Err(error) = log::configure(&resolved.settings.log) {
             return refuse(&error_chain(&error));
         }
@@ -221,7 +228,7 @@ impl App {
 
     /// Takes over the service of the old program in an upgrade. In a preflight, which is the old program's test of this
     /// program, this function only shows that a takeover would succeed.
-    fn succeed(self, handover: Handover, flags: Flags) -> ExitCode {
+    fn succeed(self, handover: Handover, flags: Flags) -> u8 {
         let start = handover.start_folder();
         start.enter();
         // A preflight keeps the default panic handler, which writes to stderr, because the master reads the stderr of a
@@ -277,7 +284,7 @@ impl App {
         Ok((resolved, kept))
     }
 
-    fn master(self, resolved: Resolved, flags: Flags, origins: Origins) -> ExitCode {
+    fn master(self, resolved: Resolved, flags: Flags, origins: Origins) -> u8 {
         let Self { work, prepare, declared, info, migrate: _, check: _, default_settings: _ } = self;
         let info = Rc::new(info);
         let app = Rc::clone(&info);
@@ -301,7 +308,7 @@ impl App {
             }),
         };
         match master::run(resolved, load, origins) {
-            Ok(Outcome::Stopped) => ExitCode::SUCCESS,
+            Ok(Outcome::Stopped) => SUCCESS,
             Ok(Outcome::NoWorkerReady) => ProgramExit::NoWorkerReady.into(),
             Ok(Outcome::Worker(seed)) => work(*seed),
             Err(error) => {
@@ -343,9 +350,9 @@ pub(super) fn one_thread() -> Result<(), String> {
 
 /// Prints the error of a command that asked a running service, if there is an error. Returns the exit code of the
 /// command.
-fn end(done: Result<(), ctl::Failed>) -> ExitCode {
+fn end(done: Result<(), ctl::Failed>) -> u8 {
     match done {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => SUCCESS,
         // The printed status already shows that not all workers serve, so no error is printed.
         Err(ctl::Failed::NotAllServe) => ProgramExit::Failure.into(),
         Err(failed) => {
@@ -359,7 +366,7 @@ fn end(done: Result<(), ctl::Failed>) -> ExitCode {
     }
 }
 
-fn print_settings(resolved: &Resolved, differs: Option<ctl::Differs>, json: bool) -> ExitCode {
+fn print_settings(resolved: &Resolved, differs: Option<ctl::Differs>, json: bool) -> u8 {
     match (differs, json) {
         (None, true) => print!("{}", resolved.to_json()),
         (None, false) => print!("{}", resolved.to_toml()),
@@ -377,10 +384,10 @@ fn print_settings(resolved: &Resolved, differs: Option<ctl::Differs>, json: bool
             print!("{}", resolved.to_toml());
         }
     }
-    ExitCode::SUCCESS
+    SUCCESS
 }
 
-pub(super) fn refuse(sentence: &str) -> ExitCode {
+pub(super) fn refuse(sentence: &str) -> u8 {
     terminal::error(sentence);
     ProgramExit::Usage.into()
 }

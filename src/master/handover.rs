@@ -16,7 +16,6 @@ use std::{
     fs::File,
     os::fd::{AsFd, OwnedFd, RawFd},
     path::PathBuf,
-    process::ExitCode,
     rc::Rc,
     sync::Arc,
 };
@@ -207,7 +206,7 @@ pub(crate) struct Handover {
 impl Handover {
     /// Reads the state that this program was executed with. Returns `None` at an ordinary start, and an exit code if
     /// the state cannot be read.
-    pub(crate) fn receive() -> Option<Result<Self, ExitCode>> {
+    pub(crate) fn receive() -> Option<Result<Self, u8>> {
         let marker = std::env::var(MARKER).ok()?;
         process::remove_from_environment(&[MARKER]);
         let mut words = marker.split(' ');
@@ -304,7 +303,7 @@ impl Handover {
 
     /// Executes the old program again, or, in a preflight, tells the master the reason. Returns the exit code of a
     /// preflight, or of a program that could not execute the old one.
-    pub(crate) fn refuse(self, reason: &str) -> ExitCode {
+    pub(crate) fn refuse(self, reason: &str) -> u8 {
         refuse(&self.purpose, self.received, reason)
     }
 
@@ -353,12 +352,12 @@ fn read(received: &Map<String, Value>) -> Result<HandoverState, String> {
     }
 }
 
-fn refuse(purpose: &HandoverKind, mut received: Map<String, Value>, reason: &str) -> ExitCode {
+fn refuse(purpose: &HandoverKind, mut received: Map<String, Value>, reason: &str) -> u8 {
     match purpose {
         HandoverKind::Preflight { channel } => {
             // If the message cannot be sent, the master has stopped meanwhile, and no longer needs the reason.
             let _ = ToMaster::BootFailed(reason.to_owned()).send(channel.as_fd());
-            ExitCode::from(EXIT_REFUSED)
+            EXIT_REFUSED
         }
         HandoverKind::TakeOver => {
             received.insert("failed".to_owned(), reason.into());
@@ -378,11 +377,11 @@ fn refuse(purpose: &HandoverKind, mut received: Map<String, Value>, reason: &str
                 });
             let error = error.unwrap_or_else(|error| error);
             log::last_words(&format!("{reason}; and the old program cannot be executed again: {error}"));
-            ExitCode::from(EXIT_FAILURE)
+            EXIT_FAILURE
         }
         HandoverKind::Return => {
             log::last_words(&format!("the old program cannot continue either: {reason}"));
-            ExitCode::from(EXIT_FAILURE)
+            EXIT_FAILURE
         }
     }
 }

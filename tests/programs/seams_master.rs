@@ -138,11 +138,12 @@ async fn factory(_: WorkerContext) -> Result<Router, Infallible> {
 fn main() -> ExitCode {
     // Skips the interpreter's own argument. The service's command line comes after it, as in `python -m program`.
     let command_line = env::args_os().enumerate().filter(|(at, argument)| *at != 1 || argument != INTERPRETED);
-    App::new(factory)
+    let code = App::new(factory)
         .runtime(Interpreter)
         .table::<Seams>("seams")
         .prepare(prepare)
         .check(check)
         .migrate(migrate)
-        .run_from(command_line.map(|(_, argument)| argument))
+        .exit_code_from(command_line.map(|(_, argument)| argument));
+    ExitCode::from(code)
 }

@@ -112,9 +112,10 @@ pub(in super::super) fn recv(shell: &mut Shell) {
         match ToMaster::recv(channel.as_fd()) {
             Ok(Received::Message(ToMaster::Ready)) => {
                 preflight.passed = true;
-                // The worker of a preflight has nothing to drain, so it ends at once. If it does not read
-                // this message, the action `EndPreflight` ends it.
-                let _ = ToWorker::Drain { grace_ms: 0, last: false }.send(channel.as_fd());
+                // The worker of a preflight has nothing to drain, so it ends as soon as its shutdown hooks have run. If
+                // it does not read this message, the action `EndPreflight` ends it.
+                let grace_ms = shell.resolved.settings.workers.graceful_timeout.as_millis() as u64;
+                let _ = ToWorker::Drain { grace_ms, last: false }.send(channel.as_fd());
             }
             Ok(Received::Message(ToMaster::BootFailed(reason))) => preflight.failure = Some(reason),
             Ok(Received::Message(_)) => {}
