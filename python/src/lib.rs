@@ -3,13 +3,29 @@
 //! Owns: the list of what Python sees of this crate. Refuses: to do anything that a user of the library could not do.
 //! The crate sees only the public API of the library.
 
+mod boot;
 mod bridge;
+mod interpreter;
+mod program;
+mod runtime;
 mod settings;
+mod told;
 
 use pyo3::prelude::*;
 
 #[pymodule]
-fn _oxicorn(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    module.add_class::<bridge::LoopBase>()?;
-    module.add("ClientDisconnected", module.py().get_type::<bridge::ClientDisconnected>())
+mod _oxicorn {
+    use super::{Bound, PyModule, PyModuleMethods, PyResult};
+    #[pymodule_export]
+    use super::{
+        bridge::{ClientDisconnected, LoopBase},
+        interpreter::flags_with_site,
+        program::main,
+        told::{lifespan_failed, lifespan_unsupported, threads_left},
+    };
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
 }

@@ -1,0 +1,82 @@
+"""The first process of the command `oxicorn`, which becomes the master.
+
+Owns: the command line and the environment of the master. Refuses: to run the command, because this interpreter has
+imported `site`: it is larger than a master needs to be, and a `sitecustomize` may have started threads in it.
+"""
+
+import os
+import sys
+
+
+def main():
+    """Executes the master in place of this process. Returns only if that fails."""
+    if not sys.executable:
+        sys.exit("oxicorn: error: sys.executable is empty, so the interpreter of the master is not known")
+    command = _command(sys.argv, sys.orig_argv)
+    os.execve(command[0], command, _environment())
+
+
+def _command(argv, orig_argv):
+    """Returns the command line of the master.
+
+    The master runs without `site` (-S): each worker imports it later. `_master.py` gets the path of this program
+    first, so that an upgrade can execute it anew, and then the arguments.
+    """
+    master = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_master.py")
+    program = "-m" if _is_module() else argv[0]
+    return [sys.executable, *_interpreter_options(orig_argv[1:]), "-S", master, program, *argv[1:]]
+
+
+def _is_module():
+    """Says whether this program was started by `python -m oxicorn`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name == "oxicorn.__main__"
+
+
+def _interpreter_options(words):
+    """Returns the interpreter's own options, such as `-X dev`, from the words after the interpreter's name."""
+    options = []
+    words = iter(words)
+    for word in words:
+        if word == "--check-hash-based-pycs":
+            options += [word, next(words, "default")]
+        elif word in ("-", "--") or not word.startswith("-"):
+            break
+        else:
+            option, ends = _short_option(word, words)
+            options += option
+            if ends:
+                break
+    return options
+
+
+def _short_option(word, words):
+    """Returns the options of one word such as `-Bm`, and whether the options end there."""
+    kept = "-"
+    for at, letter in enumerate(word[1:], 1):
+        if letter in "cm":
+            return ([kept] if kept != "-" else []), True
+        kept += letter
+        if letter in "WX":
+            value = word[at + 1 :] or next(words, "")
+            return [kept + value], False
+    return [kept], False
+
+
+def _environment():
+    """Returns the environment with which this process was started.
+
+    `opentelemetry-instrument` and its like work through a `sitecustomize` on PYTHONPATH, which removes its folder from
+    os.environ when it has run. The workers must run it again.
+    """
+    try:
+        with open("/proc/self/environ", "rb") as file:
+            block = file.read()
+    except OSError:
+        return os.environb
+    variables = (variable.partition(b"=") for variable in block.split(b"\0") if b"=" in variable)
+    return {name: value for name, _, value in variables if name}
+
+
+if __name__ == "__main__":
+    main()

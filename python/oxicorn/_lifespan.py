@@ -1,0 +1,124 @@
+"""The lifespan of the app, and the end of its tasks.
+
+Owns: the lifespan scope, its messages, and the order of the end: lifespan, tasks, generators, executor. Refuses: to end
+requests (`_oxicorn` does), and to end the process (`_worker`).
+"""
+
+import asyncio
+import io
+import sys
+
+from . import _oxicorn, _worker
+
+#: The part of the time for the end that the threads of the default executor get at most.
+EXECUTOR_TIME = 0.5
+
+
+class Lifespan:
+    """The lifespan of one worker. `mode` is `python.lifespan`."""
+
+    def __init__(self, app, loop, state, mode, spec_version, grace, slot):
+        self._app, self._loop, self._mode, self._grace, self._slot = app, loop, mode, grace, slot
+        self._scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": spec_version}, "state": state}
+        self._messages = asyncio.Queue()
+        self._received = set()
+        self._answered = {phase: loop.create_future() for phase in ("startup", "shutdown")}
+        self._task = None
+
+    async def start(self):
+        """Starts the lifespan. Returns None when the app is ready, or the sentence and the traceback of its failure."""
+        if self._mode == "off":
+            return None
+        self._task = self._loop.create_task(self._run(), name="lifespan")
+        self._messages.put_nowait({"type": "lifespan.startup"})
+        return await self._answered["startup"]
+
+    async def _run(self):
+        try:
+            await self._app(self._scope, self._receive, self._send)
+        except asyncio.CancelledError:
+            raised = None
+        except BaseException as error:
+            raised = error
+        else:
+            raised = None
+        self._returned(raised)
+
+    def _returned(self, error):
+        startup, shutdown = self._answered["startup"], self._answered["shutdown"]
+        if not startup.done():
+            startup.set_result(self._why_not_started(error))
+        elif not shutdown.done() and error is not None:
+            _oxicorn.lifespan_failed(self._slot, *_worker.explain(error, "lifespan"))
+        if not shutdown.done():
+            shutdown.set_result(None)
+
+    def _why_not_started(self, error):
+        """Returns None if an app that has left its lifespan before it answered has none."""
+        if "startup" in self._received or self._mode == "on":
+            if error is not None:
+                sentence, details = _worker.explain(error, "lifespan.startup")
+                return f"lifespan.startup: {sentence}", details
+            if "startup" in self._received:
+                return "lifespan.startup: the app returned without an answer", None
+            return "python.lifespan is \"on\", and the app returned from the lifespan scope at once", None
+        reason = "it returned at once" if error is None else _worker.explain(error, "lifespan")[0]
+        _oxicorn.lifespan_unsupported(self._slot, reason)
+        return None
+
+    async def _receive(self):
+        message = await self._messages.get()
+        self._received.add(message["type"].removeprefix("lifespan."))
+        return message
+
+    async def _send(self, message):
+        _, phase, outcome = [*message["type"].split("."), "", ""][:3]
+        answer = self._answered.get(phase)
+        if answer is None or outcome not in ("complete", "failed"):
+            raise RuntimeError(f"{message['type']!r} is no message of a lifespan")
+        if phase not in self._received or answer.done():
+            raise RuntimeError(f"{message['type']!r} was not expected now")
+        said = message.get("message") or "the app gave no reason"
+        # Starlette puts the whole traceback into the message. Its last line has the reason.
+        sentence, details = said.strip().splitlines()[-1], said.strip() if "\n" in said.strip() else None
+        if outcome == "complete":
+            answer.set_result(None)
+        elif phase == "startup":
+            answer.set_result((f"lifespan.startup failed: {sentence}", details))
+        else:
+            _oxicorn.lifespan_failed(self._slot, f"lifespan.shutdown failed: {sentence}", details)
+            answer.set_result(None)
+
+    def stack(self):
+        """Returns where the lifespan waits now."""
+        text = io.StringIO()
+        if self._task is not None:
+            self._task.print_stack(file=text)
+        return text.getvalue().rstrip("\n")
+
+    async def end(self):
+        """Ends the lifespan, and then the app's tasks, generators and threads."""
+        if self._task is not None and not self._task.done():
+            self._messages.put_nowait({"type": "lifespan.shutdown"})
+            await self._answered["shutdown"]
+        await self._end_tasks()
+        await self._loop.shutdown_asyncgens()
+        await self._end_executor()
+
+    async def _end_tasks(self):
+        """Cancels the tasks that the app has left, as `asyncio.run` does."""
+        left = asyncio.all_tasks(self._loop) - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        # A task may refuse to be cancelled. The time of the whole end is limited by the worker.
+        await asyncio.gather(*left, return_exceptions=True)
+        for task in left:
+            if not task.cancelled() and task.exception() is not None:
+                context = {"message": "unhandled exception during shutdown", "exception": task.exception(), "task": task}
+                self._loop.call_exception_handler(context)
+
+    async def _end_executor(self):
+        try:
+            await asyncio.wait_for(self._loop.shutdown_default_executor(), self._grace * EXECUTOR_TIME)
+        except TimeoutError:
+            print("oxicorn: calls of the default executor run on", file=sys.stderr)

@@ -1,0 +1,231 @@
+//! The boot of a worker: the interpreter, the import of the app, and its lifespan.
+//!
+//! Owns: the order of these steps, and the boot failure that names the Python cause. Refuses: to do them, which is the
+//! work of the modules `_worker` and `_lifespan`, and to serve requests (`bridge`).
+//!
+//! The app is imported outside of the event loop and outside of tokio, because an import may run loops of its own. The
+//! factory, which is a task of tokio's, only waits for the result.
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    error::Error,
+    ffi::OsString,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use oxicorn::{BootFailure, Driven, Driver, Lifespan, WorkerContext};
+use pyo3::{
+    prelude::*,
+    types::{PyBytes, PyDict},
+};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    bridge::{self, AsgiService, EventLoop, LoopHandle},
+    settings::{self, Python as Settings},
+};
+
+/// How long before the end of `workers.boot_timeout` a lifespan that has not started is reported. After that time the
+/// master kills the worker, and then nobody knows where the lifespan waits.
+const REPORT_BEFORE: Duration = Duration::from_millis(500);
+
+thread_local! {
+    /// The factory that waits for the app.
+    static WAITING: RefCell<Option<Waiting>> = const { RefCell::new(None) };
+}
+
+/// What the factory hands to the outer loop, which runs outside of it.
+struct Waiting {
+    context: WorkerContext,
+    imported: oneshot::Sender<Result<Imported, BootFailure>>,
+}
+
+/// The app after its import, and the lifespan that has begun to start.
+struct Imported {
+    app: Arc<bridge::App>,
+    lifespan: Py<PyAny>,
+    event_loop: LoopHandle,
+    started: oneshot::Receiver<PyResult<Py<PyAny>>>,
+}
+
+/// Waits until the outer loop has imported the app, and the lifespan has started.
+///
+/// # Errors
+/// The reason why the app cannot serve, with the traceback.
+pub(crate) async fn factory(context: WorkerContext) -> Result<Lifespan<AsgiService>, BootFailure> {
+    let (boot_timeout, grace) = (context.settings().workers.boot_timeout, context.table::<Settings>().shutdown_grace);
+    let begun = Instant::now();
+    let (imported, import) = oneshot::channel();
+    WAITING.set(Some(Waiting { context, imported }));
+    let ended = || BootFailure::new("the interpreter of the worker ended before the app was ready");
+    let Imported { app, lifespan, event_loop, started } = import.await.map_err(|_| ended())??;
+    let started = if boot_timeout.is_zero() {
+        started.await
+    } else {
+        let left = boot_timeout.saturating_sub(REPORT_BEFORE.min(boot_timeout / 4));
+        timeout_at(begun + left, started).await.map_err(|_| still_starting(&lifespan, boot_timeout))?
+    };
+    Python::attach(|py| match started.map_err(|_| ended())? {
+        Ok(failed) => match failed.extract::<Option<(String, Option<String>)>>(py) {
+            Ok(None) => Ok(()),
+            Ok(Some((sentence, details))) => Err(with_details(sentence, details)),
+            Err(error) => Err(BootFailure::new(error.to_string())),
+        },
+        Err(error) => Err(BootFailure::new(format!("lifespan.startup: {error}"))),
+    })?;
+    let service = AsgiService(Arc::clone(&app));
+    Ok(Lifespan::new(service).on_shutdown(shut_down(app, lifespan, event_loop)).shutdown_grace(grace))
+}
+
+fn still_starting(lifespan: &Py<PyAny>, boot_timeout: Duration) -> BootFailure {
+    let after = oxicorn::settings::duration::display(boot_timeout);
+    let failure = BootFailure::new(format!("lifespan.startup did not end within workers.boot_timeout ({after})"));
+    let stack = Python::attach(|py| lifespan.bind(py).call_method0("stack")?.extract::<String>());
+    match stack {
+        Ok(stack) if !stack.is_empty() => failure.with_details(stack),
+        Ok(_) | Err(_) => failure,
+    }
+}
+
+/// Cancels the requests that were cut, ends the lifespan, and then what the app has left: its tasks, its generators and
+/// the threads of its executor.
+async fn shut_down(app: Arc<bridge::App>, lifespan: Py<PyAny>, event_loop: LoopHandle) {
+    let begun = Python::attach(|py| {
+        app.cancel_requests(py);
+        event_loop.spawn(&lifespan.bind(py).call_method0("end")?)
+    });
+    let ended = match begun {
+        // An error of the channel means that the loop has dropped the task: then there is nothing to wait for.
+        Ok(ended) => ended.await.unwrap_or_else(|_| Ok(Python::attach(|py| py.None()))),
+        Err(error) => Err(error),
+    };
+    if let Err(error) = ended {
+        tracing::error!(
+            event = "lifespan_failed",
+            pid = std::process::id(),
+            reason = error.to_string(),
+            "the tasks of the app could not be ended"
+        );
+    }
+}
+
+/// Runs the worker: boots the app, and then runs the event loop until the worker has ended.
+///
+/// # Errors
+/// The event loop cannot continue.
+pub(crate) fn drive(py: Python<'_>, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let waiting = loop {
+        // The factory is a task. It runs in the first steps, and hands its context over.
+        if driver.drive(Some(Duration::ZERO))? == Driven::Done {
+            return Ok(());
+        }
+        if let Some(waiting) = WAITING.take() {
+            break waiting;
+        }
+    };
+    let Waiting { context, imported } = waiting;
+    let settings = context.table::<Settings>();
+    let name = settings.app_of(context.arguments()).to_owned();
+    let module = match prepare(py, &context, &settings) {
+        Ok(module) => module,
+        Err(error) => {
+            let failure = BootFailure::new(format!("the interpreter cannot be prepared: {error}"));
+            // If nobody waits, the worker ends already.
+            drop(imported.send(Err(failure)));
+            return Ok(driver.run_to_end()?);
+        }
+    };
+    let event_loop = EventLoop::new(py, driver, &settings)?;
+    let booted =
+        boot(py, &module, &event_loop, &name, (context, settings)).map_err(|error| failure(&module, error, &name));
+    drop(imported.send(booted));
+    Ok(event_loop.run(py)?)
+}
+
+/// The arguments of `_worker.prepare`.
+#[derive(IntoPyObject)]
+pub(crate) struct Preparation<'py>(Bound<'py, PyDict>, HashMap<String, String>, Option<OsString>, Vec<OsString>);
+
+impl<'py> Preparation<'py> {
+    /// `path` resolves the paths of the settings. `more` has variables that the environment of this process may lack.
+    pub(crate) fn new(
+        py: Python<'py>,
+        settings: &Settings,
+        more: &[(String, String)],
+        path: impl Fn(&Path) -> PathBuf,
+    ) -> PyResult<Self> {
+        let environment = PyDict::new(py);
+        for (name, value) in more {
+            environment.set_item(PyBytes::new(py, name.as_bytes()), PyBytes::new(py, value.as_bytes()))?;
+        }
+        for (name, value) in std::env::vars_os() {
+            environment.set_item(PyBytes::new(py, name.as_bytes()), PyBytes::new(py, value.as_bytes()))?;
+        }
+        let path = |of: &PathBuf| path(of).into_os_string();
+        let chdir = (!settings.chdir.as_os_str().is_empty()).then(|| path(&settings.chdir));
+        let pythonpath = settings.pythonpath.iter().map(path).collect();
+        Ok(Self(environment, settings.raw_env.iter().cloned().collect(), chdir, pythonpath))
+    }
+}
+
+fn prepare<'py>(py: Python<'py>, context: &WorkerContext, settings: &Settings) -> PyResult<Bound<'py, PyModule>> {
+    let module = py.import("oxicorn._worker")?;
+    module.setattr("slot", context.slot())?;
+    module.setattr("threads_grace", settings.shutdown_grace.as_secs_f64())?;
+    let preparation = Preparation::new(py, settings, &[], |path| context.path(path))?;
+    module.getattr("prepare")?.call1(preparation.into_pyobject(py)?)?;
+    Ok(module)
+}
+
+/// Imports the app and starts its lifespan.
+fn boot(
+    py: Python<'_>,
+    module: &Bound<'_, PyModule>,
+    event_loop: &EventLoop,
+    name: &str,
+    (context, settings): (WorkerContext, Arc<Settings>),
+) -> PyResult<Imported> {
+    let callable = module.call_method1("load", (name,))?;
+    // A loop that the import has run, such as by `asyncio.run()`, has left its own mark.
+    let current = event_loop.object(py);
+    py.import("asyncio")?.call_method1("set_event_loop", (current,))?;
+    let (state, slot) = (PyDict::new(py), context.slot());
+    let app = bridge::App::new(py, &callable, event_loop, &state, context, &settings)?;
+    let mode = match settings.lifespan {
+        settings::Lifespan::Auto => "auto",
+        settings::Lifespan::On => "on",
+        settings::Lifespan::Off => "off",
+    };
+    let (spec, grace) = (settings.asgi_spec.name(), settings.shutdown_grace.as_secs_f64());
+    let class = py.import("oxicorn._lifespan")?.getattr("Lifespan")?;
+    let lifespan = class.call1((callable, current, state, mode, spec, grace, slot))?;
+    let event_loop = event_loop.handle();
+    let started = event_loop.spawn(&lifespan.call_method0("start")?)?;
+    Ok(Imported { app, lifespan: lifespan.unbind(), event_loop, started })
+}
+
+/// Turns an exception into the reason why the worker cannot boot.
+fn failure(module: &Bound<'_, PyModule>, error: PyErr, name: &str) -> BootFailure {
+    let words = error.to_string();
+    let explained = module.call_method1("explain", (error.into_value(module.py()), name));
+    match explained.and_then(|explained| explained.extract::<(String, Option<String>)>()) {
+        Ok((sentence, details)) => with_details(sentence, details),
+        // The text of an exception is made by code of the app, which may fail too.
+        Err(_) => BootFailure::new(words.replace('\n', "; ")),
+    }
+}
+
+fn with_details(sentence: String, details: Option<String>) -> BootFailure {
+    let failure = BootFailure::new(sentence);
+    match details {
+        Some(details) => failure.with_details(details),
+        None => failure,
+    }
+}

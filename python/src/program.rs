@@ -1,0 +1,59 @@
+//! The program `oxicorn` for Python.
+//!
+//! Owns: what this program declares to the supervisor: its argument, its table and its hooks. Refuses: to start a
+//! process, which `oxicorn/__main__.py` does.
+
+use std::ffi::OsString;
+
+use oxicorn::{App, SetupContext};
+use pyo3::prelude::*;
+
+use crate::{
+    boot::{self, Preparation},
+    runtime::Interpreter,
+    settings::Python as Settings,
+};
+
+/// Runs the command of a command line, and returns the exit code of the process. Returns in the master, and in each
+/// worker that it forks. The first argument is the path of the program.
+#[pyfunction]
+pub(crate) fn main(command_line: Vec<OsString>) -> u8 {
+    App::new(boot::factory)
+        .version(env!("CARGO_PKG_VERSION"))
+        .positional("APP", "The ASGI app: pkg.module:attr, pkg.module, pkg.module:factory() or path/to/main.py")
+        .table::<Settings>("python")
+        .prepare(has_app)
+        .check(check)
+        .runtime(Interpreter::default())
+        .exit_code_from(command_line)
+}
+
+/// Checks that the operator has named an app.
+fn has_app(setup: &SetupContext<'_>) -> Result<(), &'static str> {
+    let settings = setup.table::<Settings>();
+    if settings.app_of(setup.arguments()).is_empty() {
+        return Err("no app is named: write `oxicorn app.main:app`, or set `app` in the table [python]");
+    }
+    Ok(())
+}
+
+/// Imports the app in a child process, for the command `check`.
+fn check(setup: &SetupContext<'_>) -> Result<Vec<String>, String> {
+    has_app(setup)?;
+    let settings = setup.table::<Settings>();
+    let process = &setup.settings().process;
+    let boot_timeout = setup.settings().workers.boot_timeout;
+    let timeout = (!boot_timeout.is_zero()).then(|| boot_timeout.as_secs_f64());
+    let told = Python::attach(|py| {
+        let preparation = Preparation::new(py, &settings, &process.env, |path| setup.path(path))?;
+        let check = py.import("oxicorn._check")?.getattr("check")?;
+        check
+            .call1((settings.app_of(setup.arguments()), preparation, timeout))?
+            .extract::<(Option<String>, Option<String>)>()
+    });
+    match told {
+        Ok((line, None)) => Ok(line.into_iter().collect()),
+        Ok((_, Some(reason))) => Err(reason),
+        Err(error) => Err(format!("the app cannot be checked: {error}")),
+    }
+}
