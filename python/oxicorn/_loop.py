@@ -55,7 +55,7 @@ class Loop(LoopBase, asyncio.SelectorEventLoop):
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
         handle = super().call_at(when, callback, *args, context=context)
-        self._scheduled()
+        self._timer_scheduled()
         return handle
 
     def stop(self) -> None:

@@ -303,7 +303,7 @@ impl LoopBase {
     }
 
     /// A timer was set. If it was set inside `select()`, asyncio's timeout is too long for it.
-    fn _scheduled(&self) {
+    fn _timer_scheduled(&self) {
         self.hub.scheduled();
     }
 
