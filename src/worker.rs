@@ -397,10 +397,11 @@ where
     };
     let began = Instant::now();
     let until = drain(&mut acceptors, &mut master_link, grace, shutdown_grace, last).await;
+    // Count before the hooks, because a hook may end the requests that are left, as an interpreter cancels its tasks.
+    let (cut, background_cut) = (shared.row.in_flight(), shared.background.running());
     let left = until.saturating_duration_since(Instant::now()).saturating_sub(LAST_LINES);
     run_hooks((slot, generation), shutdown, left.max(LAST_LINES)).await;
     let took_ms = began.elapsed().as_millis() as u64;
-    let (cut, background_cut) = (shared.row.in_flight(), shared.background.running());
     shared.row.cut(cut);
     if cut + background_cut > 0 {
         tracing::warn!(

@@ -4,6 +4,7 @@ Owns: the load of the extension module, which runs the command. Refuses: to impo
 anything else that a master can do without. The workers are forked from this process.
 """
 
+import _signal
 import sys
 
 
@@ -20,6 +21,8 @@ def _extension():
 
 
 def main():
+    # The supervisor has its own handler, which would call Python's too. That one raises KeyboardInterrupt.
+    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     code = _extension().main(sys.argv[1:])
     # A worker returns here too, with the app in it.
     worker = sys.modules.get("oxicorn._worker")
