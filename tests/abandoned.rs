@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 use socket2::SockRef;
 
 use crate::common::{
-    Connection, Launch, PATIENCE, Process, Signal, Supervisor, events, eventually, get, json_request, observe_for,
-    request,
+    Connection, Launch, PATIENCE, Process, Signal, Supervisor, events, eventually, get, json_request, now, observe_for,
+    request, server_side,
 };
 use crate::https::{Authority, PLAIN, WithTls, connect};
 
@@ -42,6 +42,24 @@ fn while_it_stands_still<T>(supervisor: &Supervisor, clients: impl FnOnce(Socket
     came
 }
 
+/// Drops the clients, which closes their connections, and waits until the server's side of each connection has the end.
+///
+/// Without the wait, the worker may find a request before the end of its client comes. If another test starts a process
+/// at this moment, that process has a copy of every socket until its exec, and only then the kernel closes the socket.
+#[track_caller]
+fn leave(server: SocketAddr, clients: Vec<Connection>) {
+    let addresses: Vec<_> = clients.iter().map(|client| client.stream().local_addr().expect("its address")).collect();
+    drop(clients);
+    wait_ended(server, &addresses);
+}
+
+#[track_caller]
+fn wait_ended(server: SocketAddr, clients: &[SocketAddr]) {
+    eventually("the server's side has the end of each client", PATIENCE, || {
+        clients.iter().all(|client| server_side(server, *client).as_deref() != Some("01")).then_some(())
+    });
+}
+
 fn fact(text: &str) -> Vec<u8> {
     json_request("POST", "/facts", &json!({ "text": text }))
 }
@@ -57,11 +75,15 @@ fn text_of(fact: &Value) -> &str {
     fact["text"].as_str().expect("a fact has a text")
 }
 
+#[track_caller]
 fn wait_abandoned(supervisor: &Supervisor, many: u64) {
-    eventually(&format!("{many} requests are abandoned"), PATIENCE, || {
-        (supervisor.total("abandoned") >= many).then_some(())
-    });
-    assert_eq!(supervisor.total("abandoned"), many);
+    let begun = now();
+    while supervisor.total("abandoned") < many && begun.elapsed() < PATIENCE {
+        observe_for(Duration::from_millis(5));
+    }
+    let totals = supervisor.status()["totals"].clone();
+    let access = std::fs::read_to_string(supervisor.path("access.log")).unwrap_or_default();
+    assert_eq!(totals["abandoned"], many, "after {:?}; {totals}; the access log:\n{access}", begun.elapsed());
 }
 
 #[test]
@@ -77,8 +99,7 @@ fn a_request_whose_client_has_left_does_not_reach_the_app() {
         let open = || Connection::open(address).expect("a connection");
         let (mut gone, mut reset, mut waiting, mut half) = (open(), open(), open(), open());
         let (mut gone_unix, mut half_unix) = (Connection::over(unix()), Connection::over(unix()));
-        half.send(&fact("half-closed")).expect("sent");
-        half.finish_sending();
+        half.send_last(&fact("half-closed")).expect("sent");
         half_unix.send(&fact("half-closed on unix")).expect("sent");
         half_unix.stream().shutdown(Shutdown::Write).expect("a connected socket");
         gone.send(&fact("gone")).expect("sent");
@@ -88,7 +109,9 @@ fn a_request_whose_client_has_left_does_not_reach_the_app() {
         kept.send(&fact("gone from a kept connection")).expect("sent");
         observe_for(CLIENTS_GAVE_UP);
         SockRef::from(reset.stream()).set_linger(Some(Duration::ZERO)).expect("our own socket");
-        drop((gone, gone_unix, reset, kept));
+        leave(address, vec![gone, reset, kept]);
+        // This takes effect at once, and the worker sees what it would see of a close.
+        gone_unix.stream().shutdown(Shutdown::Both).expect("a connected socket");
         (waiting, half, half_unix)
     });
     assert_eq!(waiting.answer().expect("a client that waits is answered").status, 201);
@@ -122,7 +145,7 @@ fn a_request_that_crashes_workers_crashes_none_after_its_client_has_left() {
         });
         let clients: Vec<_> = clients.collect();
         observe_for(CLIENTS_GAVE_UP);
-        drop(clients);
+        leave(address, clients);
     });
     wait_abandoned(&supervisor, 6);
     assert_eq!(get(supervisor.address(), "/health").status, 200);
@@ -143,11 +166,10 @@ fn the_loop_checks_again_for_departed_clients_after_a_handler_blocked_it() {
     while_it_stands_still(&supervisor, |_| {
         blocking.send(&request("GET", "/debug/block/2500", &[], b"")).expect("sent");
         gone.send(&fact("gone")).expect("sent");
-        half.send(&fact("half-closed")).expect("sent");
-        half.finish_sending();
+        half.send_last(&fact("half-closed")).expect("sent");
     });
     observe_for(CLIENTS_GAVE_UP);
-    drop(gone);
+    leave(supervisor.address(), vec![gone]);
     assert_eq!(half.answer().expect("a half-close is answered").status, 201);
     assert_eq!(blocking.answer().expect("late").status, 200);
     wait_abandoned(&supervisor, 1);
@@ -161,10 +183,12 @@ fn a_departed_client_is_noticed_over_tls() {
     let config = PLAIN.trusting(&authority);
     let mut kept = connect(supervisor.address(), &config);
     assert_eq!(kept.get("/health").expect("an answer").status, 200);
-    while_it_stands_still(&supervisor, |_| {
+    while_it_stands_still(&supervisor, |address| {
         kept.send(&fact("gone")).expect("sent");
         observe_for(CLIENTS_GAVE_UP);
+        let client = kept.stream().sock.local_addr().expect("its address");
         drop(kept);
+        wait_ended(address, &[client]);
     });
     wait_abandoned(&supervisor, 1);
     let mut other = connect(supervisor.address(), &config);
@@ -181,10 +205,10 @@ fn a_departed_client_is_noticed_behind_a_proxy_header() {
     };
     let mut half = while_it_stands_still(&supervisor, |address| {
         let (mut gone, mut half) = (open(address), open(address));
-        half.send(&fact("half-closed")).expect("sent");
-        half.finish_sending();
+        half.send_last(&fact("half-closed")).expect("sent");
         gone.send(&fact("gone")).expect("sent");
         observe_for(CLIENTS_GAVE_UP);
+        leave(address, vec![gone]);
         half
     });
     assert_eq!(half.answer().expect("a half-close is answered").status, 201);
@@ -207,6 +231,7 @@ fn streams_end_with_their_http2_connection() {
         let mut gone = TcpStream::connect(address).expect("a connection");
         gone.write_all(&ask).expect("sent");
         observe_for(CLIENTS_GAVE_UP);
+        leave(address, vec![Connection::over(gone)]);
     });
     eventually("its connection is over", PATIENCE, || {
         let status = supervisor.status();

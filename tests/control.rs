@@ -103,7 +103,10 @@ fn a_master_never_takes_the_socket_of_another() {
 #[test]
 fn a_dead_masters_socket_is_replaced() {
     let launch = Launch::new();
-    drop(std::os::unix::net::UnixListener::bind(launch.path("control.sock")).expect("a socket in our own folder"));
+    let socket = launch.path("control.sock");
+    drop(std::os::unix::net::UnixListener::bind(&socket).expect("a socket in our own folder"));
+    // If another test starts a process at this moment, that process has a copy of the listener until its exec.
+    eventually("nobody listens on it", PATIENCE, || UnixStream::connect(&socket).is_err().then_some(()));
     let supervisor = launch.serving(2);
     assert_eq!(supervisor.status()["pid"].as_u64(), Some(supervisor.pid().into()));
 }

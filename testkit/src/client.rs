@@ -16,7 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::{PATIENCE, random::Random};
 
@@ -140,6 +140,15 @@ impl Connection {
     /// Sends a FIN: the client can send no more, but it can still read the answer.
     pub fn finish_sending(&mut self) {
         self.stream.shutdown(std::net::Shutdown::Write).expect("a connected socket");
+    }
+
+    /// Sends the last bytes and a FIN in one segment. Between two calls this thread may lose the CPU, and a FIN that
+    /// comes long after the last byte means that the client has given up.
+    pub fn send_last(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        SockRef::from(&self.stream).set_tcp_cork(true).expect("a socket of ours");
+        self.send(bytes)?;
+        self.finish_sending();
+        Ok(())
     }
 
     /// Returns true if the server has closed the connection already. A correct client checks this before it writes.

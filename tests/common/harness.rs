@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -76,7 +76,10 @@ pub fn eventually<T>(what: &str, within: Duration, mut probe: impl FnMut() -> Op
 /// Returns a port on which nothing listens at the moment. Tests use it if they must name a port before they start the
 /// service.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr()).expect("a free port").port()
+    let address = TcpListener::bind("127.0.0.1:0").and_then(|probe| probe.local_addr()).expect("a free port");
+    // If another test starts a process at this moment, that process has a copy of the probe until its exec.
+    eventually("nothing listens on the free port", PATIENCE, || TcpStream::connect(address).is_err().then_some(()));
+    address.port()
 }
 
 /// Returns the value of the field `name` in a log line, written as `name=value` or `name="value"`.

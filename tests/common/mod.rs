@@ -32,7 +32,7 @@ pub use oxicorn_testkit::{
     now,
     random::Random,
 };
-pub use proc::Process;
+pub use proc::{Process, server_side};
 
 /// Sleeps for the time `window`. Tests use this to measure what happens during a period. To wait until something
 /// happens, use `eventually`.

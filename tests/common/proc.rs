@@ -1,6 +1,24 @@
 //! Facts about a process that the kernel shows in `/proc`.
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, net::SocketAddr, time::Duration};
+
+/// Returns the state of the server's side of a connection over IPv4, as `/proc/net/tcp` writes it: `01` if neither side
+/// has ended the connection, `08` if the client has. Returns `None` if the kernel does not know the connection any more.
+pub fn server_side(server: SocketAddr, client: SocketAddr) -> Option<String> {
+    let hex = |address: SocketAddr| match address {
+        SocketAddr::V4(address) => {
+            format!("{:08X}:{:04X}", u32::from_ne_bytes(address.ip().octets()), address.port())
+        }
+        SocketAddr::V6(address) => panic!("{address} is not an address of IPv4"),
+    };
+    let ends = [hex(server), hex(client)];
+    let table = fs::read_to_string("/proc/net/tcp").expect("the kernel's table of connections");
+    table.lines().find_map(|line| {
+        let mut words = line.split_whitespace().skip(1);
+        let found = ends.iter().all(|end| words.next() == Some(end));
+        found.then(|| words.next().unwrap_or_default().to_owned())
+    })
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Process(pub u32);
