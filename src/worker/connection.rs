@@ -230,6 +230,8 @@ fn http2(shared: &Shared) -> conn::http2::Builder<TokioExecutor> {
     let head = if fields == 0 || size == 0 { HTTP2_HEAD_MAX } else { fields.saturating_mul(size).min(HTTP2_HEAD_MAX) };
     let mut builder = conn::http2::Builder::new(TokioExecutor::new());
     builder.max_concurrent_streams(HTTP2_STREAMS).max_header_list_size(u32::try_from(head).unwrap_or(u32::MAX));
+    // A stream can become a web socket (RFC 8441). An app without web sockets refuses such a request as any other.
+    builder.enable_connect_protocol();
     builder
 }
 
