@@ -10,6 +10,7 @@
 //! app          the Task of a request: its start, its end, its errors
 //! scope        the scope of a request
 //! channel      receive() and send(), as the app calls them
+//! websocket    one web socket: its handshake, its frames, its messages
 //! event_loop   the native part of the loop: select() runs tokio
 //! ```
 
@@ -20,10 +21,12 @@ mod exchange;
 mod hub;
 mod scope;
 mod service;
+mod websocket;
 
 pub(crate) use self::{
     app::App,
     channel::ClientDisconnected,
     event_loop::{EventLoop, LoopBase, LoopHandle},
-    service::{AsgiService, ResponseBody},
+    service::AsgiService,
+    websocket::WebSocketChannel,
 };

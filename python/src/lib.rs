@@ -18,7 +18,7 @@ mod _oxicorn {
     use super::{Bound, PyModule, PyModuleMethods, PyResult};
     #[pymodule_export]
     use super::{
-        bridge::{ClientDisconnected, LoopBase},
+        bridge::{ClientDisconnected, LoopBase, WebSocketChannel},
         interpreter::flags_with_site,
         program::main,
         told::{lifespan_failed, lifespan_unsupported, threads_left},

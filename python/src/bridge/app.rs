@@ -28,6 +28,7 @@ use super::{
     exchange::{Ending, Exchange},
     hub::{Hub, lock},
     scope::{self, Scopes},
+    websocket::{WebSocket, WebSocketChannel},
 };
 use crate::settings::{self, AsgiSpec};
 
@@ -37,6 +38,7 @@ pub(crate) struct App {
     event_loop: LoopHandle,
     context: WorkerContext,
     scopes: Scopes,
+    settings: settings::Python,
     raises_when_gone: bool,
     /// The type of a coroutine that an `async def` makes.
     coroutine: Py<PyAny>,
@@ -73,6 +75,7 @@ impl App {
             callable: callable.clone().unbind(),
             scopes: Scopes::new(py, state.clone().unbind(), context.clone(), settings)?,
             context,
+            settings: settings.clone(),
             raises_when_gone: settings.asgi_spec == AsgiSpec::V2_5,
             coroutine: py.import("types")?.getattr("CoroutineType")?.unbind(),
             task: py.import("asyncio")?.getattr("Task")?.unbind(),
@@ -101,6 +104,16 @@ impl App {
 
     pub(super) fn event_loop(&self) -> &LoopHandle {
         &self.event_loop
+    }
+
+    /// Returns the settings of web sockets.
+    pub(super) fn sockets(&self) -> &settings::Python {
+        &self.settings
+    }
+
+    /// Completes when the worker was asked to drain.
+    pub(super) fn draining(&self) -> impl Future<Output = ()> + Send {
+        self.context.draining()
     }
 
     pub(super) fn background_work(&self) -> BackgroundWork {
@@ -137,6 +150,55 @@ impl App {
         Ok(())
     }
 
+    /// Starts the Task of a web socket, and runs its first step.
+    pub(super) fn start_socket(&self, py: Python<'_>, socket: &Arc<WebSocket>) {
+        if let Err(error) = self.try_start_socket(py, socket) {
+            self.socket_ended(py, socket, Some(error));
+        }
+    }
+
+    fn try_start_socket(&self, py: Python<'_>, socket: &Arc<WebSocket>) -> PyResult<()> {
+        let scope = self.scopes.web_socket_scope(py, &socket.request)?;
+        let native = Bound::new(py, WebSocketChannel(Arc::clone(socket)))?;
+        let channel =
+            py.import(intern!(py, "oxicorn._websocket"))?.getattr(intern!(py, "Channel"))?.call1((&native,))?;
+        let (receive, send) = (channel.getattr(intern!(py, "receive"))?, channel.getattr(intern!(py, "send"))?);
+        let coroutine = self.callable.bind(py).call1((scope, receive, send))?;
+        let task = self.start_task(coroutine)?;
+        if task.call_method0(intern!(py, "done"))?.is_truthy()? {
+            self.socket_task_ended(socket, &task);
+        } else {
+            let ended = native.getattr(intern!(py, "_task_done"))?;
+            task.call_method1(intern!(py, "add_done_callback"), (ended,))?;
+            socket.set_task(task.clone().unbind());
+            lock(&self.tasks).insert(task.as_ptr().addr(), task.unbind());
+        }
+        Ok(())
+    }
+
+    /// Notes that the Task of a web socket is over.
+    pub(super) fn socket_task_ended(&self, socket: &Arc<WebSocket>, task: &Bound<'_, PyAny>) {
+        let (known, error) = self.take_ended(task);
+        self.socket_ended(task.py(), socket, error);
+        drop(known);
+    }
+
+    fn socket_ended(&self, py: Python<'_>, socket: &Arc<WebSocket>, error: Option<PyErr>) {
+        let told = socket.task_ends(error.is_some());
+        let request = &socket.request;
+        match error {
+            None => {
+                if told == Some("answered 500") {
+                    log_incomplete(request, Ending::Answered500);
+                }
+            }
+            Some(error) if error.is_instance(py, &ClientDisconnected::type_object(py)) => {}
+            Some(error) if is_exit(py, &error) => leave(py, &error, Some(request)),
+            Some(_) if self.is_cancelling.load(Relaxed) => {}
+            Some(error) => log_error(py, request, &error, told.unwrap_or("the web socket had ended")),
+        }
+    }
+
     /// Makes a Task of a coroutine, and runs its first step here and now. It is called inside of `select()` only, where
     /// no Task is the current one and the context is that of the worker.
     pub(super) fn start_task<'py>(&self, coroutine: Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
@@ -163,15 +225,20 @@ impl App {
 
     /// Notes that the Task of a request is over.
     pub(super) fn task_ended(&self, exchange: &Arc<Exchange>, task: &Bound<'_, PyAny>) {
-        let py = task.py();
+        let (known, error) = self.take_ended(task);
+        self.ended(task.py(), exchange, error);
+        drop(known);
+    }
+
+    /// Takes a Task that is over out of the table. Returns what the table held, and the error of the Task.
+    fn take_ended(&self, task: &Bound<'_, PyAny>) -> (Option<Py<PyAny>>, Option<PyErr>) {
         let known = lock(&self.tasks).remove(&task.as_ptr().addr());
-        let error = match task.call_method0(intern!(py, "exception")) {
+        let error = match task.call_method0(intern!(task.py(), "exception")) {
             Ok(error) if error.is_none() => None,
             Ok(error) => Some(PyErr::from_value(error)),
             Err(cancelled) => Some(cancelled),
         };
-        self.ended(py, exchange, error);
-        drop(known);
+        (known, error)
     }
 
     fn ended(&self, py: Python<'_>, exchange: &Arc<Exchange>, error: Option<PyErr>) {
@@ -184,7 +251,7 @@ impl App {
             Some(error) if is_exit(py, &error) => leave(py, &error, Some(request)),
             // The worker itself has cancelled the Task.
             Some(_) if self.is_cancelling.load(Relaxed) => {}
-            Some(error) => log_error(py, request, &error, ending),
+            Some(error) => log_error(py, request, &error, ending.said()),
         }
     }
 }
@@ -205,13 +272,18 @@ fn log_incomplete(request: &Parts, ending: Ending) {
     tracing::error!(event = "app_error", method, path, request_id, "the app {what} in {method} {path}; {done}");
 }
 
-fn log_error(py: Python<'_>, request: &Parts, error: &PyErr, ending: Ending) {
-    let done = match ending {
-        Ending::Complete => "the response was complete",
-        Ending::ClientGone => "the client had gone",
-        Ending::Answered500 => "answered 500",
-        Ending::Short | Ending::Cut => "the response was cut",
-    };
+impl Ending {
+    fn said(self) -> &'static str {
+        match self {
+            Self::Complete => "the response was complete",
+            Self::ClientGone => "the client had gone",
+            Self::Answered500 => "answered 500",
+            Self::Short | Self::Cut => "the response was cut",
+        }
+    }
+}
+
+fn log_error(py: Python<'_>, request: &Parts, error: &PyErr, done: &str) {
     let (method, path, request_id) = named(request);
     let traceback = traceback(py, error);
     let error = error.to_string();

@@ -54,7 +54,7 @@ impl Channel {
         };
         let sent = match kind.cast::<PyString>()?.to_str()? {
             "http.response.body" => {
-                let body = message.get_item(intern!(py, "body"))?.map_or(Ok(Bytes::new()), |body| bytes(&body))?;
+                let body = body(message)?;
                 let more = message.get_item(intern!(py, "more_body"))?.map_or(Ok(false), |more| more.is_truthy())?;
                 let sent = self.0.send_body(body, more);
                 if more && sent.is_ok() && self.0.is_blocked() {
@@ -81,20 +81,25 @@ impl Channel {
     }
 }
 
-fn gone() -> PyErr {
+pub(super) fn gone() -> PyErr {
     ClientDisconnected::new_err(SendError::Gone.to_string())
 }
 
 /// Returns a message as a dict. Nearly every message is one already.
-fn as_dict<'py>(message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
+pub(super) fn as_dict<'py>(message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyDict>> {
     match message.cast::<PyDict>() {
         Ok(message) => Ok(message.clone()),
         Err(_) => Ok(PyDict::type_object(message.py()).call1((message,))?.cast_into::<PyDict>()?),
     }
 }
 
+/// Returns the part of the body that a message has.
+pub(super) fn body(message: &Bound<'_, PyDict>) -> PyResult<Bytes> {
+    message.get_item(intern!(message.py(), "body"))?.map_or(Ok(Bytes::new()), |body| bytes(&body))
+}
+
 /// Returns the content of a bytes-like object.
-fn bytes(object: &Bound<'_, PyAny>) -> PyResult<Bytes> {
+pub(super) fn bytes(object: &Bound<'_, PyAny>) -> PyResult<Bytes> {
     if let Ok(bytes) = object.cast::<PyBytes>() {
         return Ok(Bytes::copy_from_slice(bytes.as_bytes()));
     }
@@ -129,7 +134,7 @@ fn message<'py>(py: Python<'py>, incoming: Incoming) -> PyResult<Bound<'py, PyDi
 }
 
 /// Reads the message `http.response.start`.
-fn head(message: &Bound<'_, PyDict>, is_http1: bool) -> PyResult<Head> {
+pub(super) fn head(message: &Bound<'_, PyDict>, is_http1: bool) -> PyResult<Head> {
     let py = message.py();
     let Some(status) = message.get_item(intern!(py, "status"))? else {
         return Err(PyValueError::new_err("'http.response.start' has no 'status'"));
@@ -140,14 +145,20 @@ fn head(message: &Bound<'_, PyDict>, is_http1: bool) -> PyResult<Head> {
         return Err(PyValueError::new_err(format!("{status:?} is not the status of a response: 200 to 999")));
     };
     let mut head = Head { status, headers: HeaderMap::new(), length: None };
-    if let Some(headers) = message.get_item(intern!(py, "headers"))? {
+    add_headers(message, &mut head, is_http1)?;
+    Ok(head)
+}
+
+/// Adds the headers of a message to a head.
+pub(super) fn add_headers(message: &Bound<'_, PyDict>, head: &mut Head, is_http1: bool) -> PyResult<()> {
+    if let Some(headers) = message.get_item(intern!(message.py(), "headers"))? {
         // The worker and hyper add three more.
         head.headers.reserve(headers.len().unwrap_or_default() + 3);
         for pair in headers.try_iter()? {
-            add_header(&mut head, &pair?, is_http1)?;
+            add_header(head, &pair?, is_http1)?;
         }
     }
-    Ok(head)
+    Ok(())
 }
 
 fn add_header(head: &mut Head, pair: &Bound<'_, PyAny>, is_http1: bool) -> PyResult<()> {

@@ -30,7 +30,7 @@ use super::{
 /// How much of a body is held for the other side, in each direction. A side that is further ahead waits.
 pub(super) const WINDOW: usize = 64 * 1024;
 
-pub(super) struct Exchange {
+pub(crate) struct Exchange {
     pub(super) app: Arc<App>,
     pub(super) request: Parts,
     body: Mutex<Option<Body>>,
@@ -595,7 +595,8 @@ fn internal_server_error(closes: bool) -> (Head, First) {
     (head, First::Whole(Bytes::from_static(b"Internal Server Error")))
 }
 
-fn resolve(future: &Bound<'_, PyAny>) -> PyResult<()> {
+/// Resolves a future of asyncio that only says that there may be something.
+pub(super) fn resolve(future: &Bound<'_, PyAny>) -> PyResult<()> {
     let py = future.py();
     if !future.call_method0(intern!(py, "done"))?.is_truthy()? {
         future.call_method1(intern!(py, "set_result"), (py.None(),))?;

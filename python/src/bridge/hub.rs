@@ -19,7 +19,7 @@ use oxicorn::DriverWaker;
 use pyo3::Python;
 use tokio::time::Instant;
 
-use super::exchange::Exchange;
+use super::{exchange::Exchange, websocket::WebSocket};
 
 /// The most jobs of a batch, and the longest time after which a batch takes no further job. Then the connections get a
 /// turn, so that the answers of the batch leave before the next batch runs.
@@ -37,6 +37,10 @@ pub(super) enum Job {
     Read(Arc<Exchange>),
     /// Watch for the moment at which the client goes.
     Watch(Arc<Exchange>),
+    /// Start the app's Task for a web socket.
+    StartSocket(Arc<WebSocket>),
+    /// Wake what waits in `receive()` or `send()` of a web socket.
+    NotifySocket(Arc<WebSocket>),
     /// Something else.
     Call(Box<dyn FnOnce(Python<'_>) + Send>),
 }
@@ -176,6 +180,8 @@ impl Hub {
                     Some(Job::Notify(exchange)) => exchange.notify(py),
                     Some(Job::Read(exchange)) => exchange.begin_to_read(),
                     Some(Job::Watch(exchange)) => exchange.begin_to_watch(),
+                    Some(Job::StartSocket(socket)) => socket.start(py),
+                    Some(Job::NotifySocket(socket)) => socket.notify(py),
                     Some(Job::Call(call)) => call(py),
                     None => return false,
                 }

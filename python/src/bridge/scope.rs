@@ -1,7 +1,7 @@
-//! The scope of an HTTP request.
+//! The scope of an HTTP request, and that of a web socket.
 //!
-//! Owns: the content of the scope, and what is kept of it from one request to the next. Refuses: the scope of web
-//! sockets, except for the parts that both have in common, and the trust in forwarding headers, which is the library's.
+//! Owns: the content of the scope, and what is kept of it from one request to the next. Refuses: the trust in
+//! forwarding headers, which is the library's.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,7 +17,7 @@ use pyo3::{
     types::{PyBytes, PyDict, PyList, PyTuple},
 };
 
-use super::hub::lock;
+use super::{hub::lock, websocket::subprotocols};
 use crate::settings;
 
 /// The number of clients and of names of headers whose Python objects are kept.
@@ -107,6 +107,25 @@ impl Scopes {
         scope.set_item(intern!(py, "headers"), self.headers(py, request)?)?;
         scope.set_item(intern!(py, "state"), self.state.bind(py).copy()?)?;
         scope.set_item(intern!(py, "extensions"), self.extensions(py, &request.headers)?)?;
+        Ok(scope)
+    }
+
+    /// Makes the scope of a web socket.
+    pub(super) fn web_socket_scope<'py>(&self, py: Python<'py>, request: &Parts) -> PyResult<Bound<'py, PyDict>> {
+        let scope = self.scope(py, request)?;
+        scope.set_item(intern!(py, "type"), intern!(py, "websocket"))?;
+        let is_https = request.extensions.get::<ClientInfo>().is_some_and(|client| client.scheme() == "https");
+        scope.set_item(intern!(py, "scheme"), if is_https { "wss" } else { "ws" })?;
+        scope.del_item(intern!(py, "method"))?;
+        scope.set_item(intern!(py, "subprotocols"), subprotocols(&request.headers))?;
+        let asgi = PyDict::new(py);
+        asgi.set_item("version", "3.0")?;
+        // With 2.4 the app may expect an `OSError` from `send()` when the client has gone.
+        asgi.set_item("spec_version", "2.4")?;
+        scope.set_item(intern!(py, "asgi"), asgi)?;
+        let extensions = self.extensions(py, &request.headers)?;
+        extensions.set_item("websocket.http.response", PyDict::new(py))?;
+        scope.set_item(intern!(py, "extensions"), extensions)?;
         Ok(scope)
     }
 

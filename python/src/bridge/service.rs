@@ -19,6 +19,7 @@ use tower_service::Service;
 use super::{
     app::App,
     exchange::{Exchange, First, Head, Unfinished},
+    websocket::{WebSocket, WebSocketCall, asks_for_web_socket},
 };
 
 /// The service of a worker: it passes each request to the app.
@@ -28,7 +29,7 @@ pub(crate) struct AsgiService(pub(crate) Arc<App>);
 impl Service<Request<Body>> for AsgiService {
     type Response = Response<ResponseBody>;
     type Error = Unfinished;
-    type Future = Call;
+    type Future = AnyCall;
 
     fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<Result<(), Unfinished>> {
         Poll::Ready(Ok(()))
@@ -37,18 +38,38 @@ impl Service<Request<Body>> for AsgiService {
     /// A request without a body joins the next batch here and now. A body is looked at in the future's first poll,
     /// because by then hyper has put what it has already read of the body where it can be taken. So `receive()` does not
     /// wait for a body that came with the head.
-    fn call(&mut self, request: Request<Body>) -> Call {
+    fn call(&mut self, request: Request<Body>) -> AnyCall {
         let (parts, body) = request.into_parts();
+        if asks_for_web_socket(&parts) {
+            return AnyCall::WebSocket(WebSocket::begin(Arc::clone(&self.0), parts));
+        }
         let exchange = Exchange::new(Arc::clone(&self.0), parts);
         if body.is_end_stream() {
             exchange.enqueue();
-            return Call { exchange, body: None, is_over: false };
+            return AnyCall::Http(Call { exchange, body: None, is_over: false });
         }
-        Call { exchange, body: Some(body), is_over: false }
+        AnyCall::Http(Call { exchange, body: Some(body), is_over: false })
     }
 }
 
-/// The future of one response.
+/// The future of the response to one request.
+pub(crate) enum AnyCall {
+    Http(Call),
+    WebSocket(WebSocketCall),
+}
+
+impl Future for AnyCall {
+    type Output = Result<Response<ResponseBody>, Unfinished>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.get_mut() {
+            Self::Http(call) => Pin::new(call).poll(cx),
+            Self::WebSocket(call) => Pin::new(call).poll(cx),
+        }
+    }
+}
+
+/// The future of one response of HTTP.
 pub(crate) struct Call {
     exchange: Arc<Exchange>,
     /// The body of the request, before the first poll.
