@@ -588,6 +588,8 @@ fn policy(settings: &Settings, loader: &SettingsLoader, room: Room) -> Policy {
         shutdown_delay_ms: ms(workers.shutdown_delay),
         max_rss: workers.max_rss,
         dump_ms: if loader.dump_signal().is_some() { DUMP_MS } else { 0 },
+        overlap: workers.overlap,
+        code_on_disk: loader.code_on_disk(),
     }
 }
 

@@ -19,6 +19,10 @@ use serde::{Deserialize, Serialize};
 /// status may get new fields without a new version.
 pub(crate) const VERSION: u32 = 1;
 
+/// The values of [`Status::code`].
+pub(crate) const FROM_DISK: &str = "from disk";
+pub(crate) const IN_PROGRAM: &str = "in the program";
+
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Request {
     version: u32,
@@ -148,6 +152,13 @@ pub(crate) struct Status {
     /// worker has to wait before it is forked.
     #[serde(default)]
     pub(crate) empty_slots: Vec<EmptySlot>,
+    /// Where workers get the app's code from. Empty if the master is older than this field.
+    #[serde(default)]
+    pub(crate) code: String,
+    /// True if no worker is recycled, because the last reload or upgrade was refused and workers load their code from
+    /// the disk.
+    #[serde(default)]
+    pub(crate) recycling_held: bool,
     pub(crate) totals: StatusTotals,
     #[serde(default)]
     pub(crate) crash_suspect: Option<CrashSuspect>,

@@ -45,7 +45,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     io::Write,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, OwnedFd},
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     pin::pin,
     rc::Rc,
@@ -137,6 +137,16 @@ pub(crate) struct WorkerSeed {
     /// The panic of the runtime's hook after the fork, if that hook panicked. The worker then only reports this panic
     /// to the master.
     pub(crate) hook_panicked: Option<HookPanicked>,
+}
+
+impl WorkerSeed {
+    /// Tells the master that a preflight is passed, without the boot of a worker. The app may be one that cannot exist
+    /// beside the workers that serve (`workers.overlap = false`).
+    pub(crate) fn pass_without_boot(&self) -> u8 {
+        // If the message cannot be sent, the master has stopped meanwhile, and no longer needs it.
+        let _ = ToMaster::Ready.send(self.channel.as_fd());
+        0
+    }
 }
 
 /// Runs the worker until it has drained or failed. The process must then exit with the returned code.

@@ -28,6 +28,11 @@ impl Runtime for Interpreter {
         vec![("http.limit_request_body", "0".to_owned()), ("workers.boot_timeout", "5m".to_owned())]
     }
 
+    /// Each worker imports the app for itself, after the fork.
+    fn code_on_disk(&self) -> bool {
+        true
+    }
+
     fn before_fork(&self) {
         Python::attach(|_| {
             // SAFETY: this thread holds the GIL.

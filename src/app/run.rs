@@ -242,8 +242,10 @@ impl App {
             Err(reason) => return handover.refuse(&reason),
         };
         if handover.is_preflight() {
+            let boots = resolved.settings.workers.overlap && handover.overlaps();
             return match handover.try_on(resolved, Rc::new(self.info)) {
-                Ok(seed) => (self.work)(seed),
+                Ok(seed) if boots => (self.work)(seed),
+                Ok(seed) => seed.pass_without_boot(),
                 Err(reason) => handover.refuse(&reason),
             };
         }

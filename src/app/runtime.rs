@@ -91,6 +91,16 @@ pub trait Runtime: 'static {
         Ok(driver.run_to_end()?)
     }
 
+    /// Returns true if each new worker loads the app's code from the disk. It returns false, which is the default, if
+    /// the program itself contains the code. The master asks when it starts and at each reload and upgrade.
+    ///
+    /// If a reload or an upgrade is refused, the code on the disk may be the code that was refused. Until a reload or
+    /// an upgrade succeeds, the master then replaces no worker that serves: `workers.max_requests`, `workers.max_age`
+    /// and `workers.max_rss` have no effect.
+    fn code_on_disk(&self) -> bool {
+        false
+    }
+
     /// Returns the signal that the master sends to a worker that hangs, so that the worker writes where it hangs (in
     /// Python, see `faulthandler.register`). At most a second later, the master ends the worker. If the result is
     /// `None`, or is not the number of a standard signal of Linux, the master sends no signal.

@@ -5,7 +5,7 @@
 
 use crate::{
     log::terminal::plain,
-    protocol::{MasterState, Status, WorkerState, WorkerStatus},
+    protocol::{FROM_DISK, MasterState, Status, WorkerState, WorkerStatus},
 };
 
 const BOLD: &str = "1";
@@ -104,10 +104,18 @@ pub(super) fn draw(status: &Status, width: usize, colour: bool) -> String {
     lines.join("\n")
 }
 
-/// Draws what needs the operator's attention: empty slots whose next worker the master has not started yet, a request
-/// that may have crashed workers, and requests in quarantine.
+/// Draws where the code comes from, if it is on the disk, and what needs the operator's attention: empty slots whose
+/// next worker the master has not started yet, a request that may have crashed workers, and requests in quarantine.
 fn troubles(status: &Status, paint: &dyn Fn(&str, &str) -> String, lines: &mut Vec<String>) {
     let before = lines.len();
+    match (status.code == FROM_DISK, status.recycling_held) {
+        (true, false) => lines.push(format!("code: {FROM_DISK}")),
+        (true, true) => {
+            let held = "refused last, so no worker is recycled until a reload or an upgrade succeeds";
+            lines.push(paint(RED, &format!("code: {FROM_DISK}; {held}")));
+        }
+        (false, _) => {}
+    }
     for slot in &status.empty_slots {
         if let Some(next_try_s) = slot.next_try_s {
             lines.push(paint(RED, &format!("slot {}: backing off, next try in {next_try_s:.1} s", slot.slot)));
@@ -276,6 +284,8 @@ mod tests {
                 failures: 4,
                 next_try_s: Some(3.21),
             }],
+            code: FROM_DISK.to_owned(),
+            recycling_held: true,
             crash_suspect: Some(CrashSuspect { request: "GET /bad\x1b[2J".to_owned(), deaths: 7, of: 8 }),
             quarantined: vec![Quarantined { request: "GET /bad".to_owned(), ends_in_s: 41.6 }],
             totals: StatusTotals {
@@ -300,6 +310,7 @@ SLOT  PID  GEN  STATE     AGE  REQUESTS  IN FLIGHT  CONNECTIONS      RSS  RESTAR
    1    -    -  empty       -         -          -            -        -         7  exit code 1\\u{1b}[2J
    2  124    3  draining   9s     51234          2           17  9.0 MiB         1
 
+code: from disk; refused last, so no worker is recycled until a reload or an upgrade succeeds
 slot 1: backing off, next try in 3.2 s
 GET /bad\\u{1b}[2J was in flight in 7 of the last 8 deaths
 GET /bad is answered 503 for 42 s more
@@ -315,7 +326,7 @@ last upgrade done, 2026-11-22
     fn a_narrow_table_fits_its_width_and_keeps_the_important_columns() {
         for width in 32..160 {
             let drawn = draw(&status(), width, false);
-            let sentences = ["last ", "slot 1: ", "GET "];
+            let sentences = ["last ", "code: ", "slot 1: ", "GET "];
             let table = drawn.lines().filter(|line| !sentences.iter().any(|start| line.starts_with(start)));
             for line in table {
                 assert!(line.chars().count() <= width, "{width}: {line}");

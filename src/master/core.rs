@@ -15,7 +15,9 @@
 //! for at most a second before it is `Aborting`.
 
 mod backoff;
+mod overlap;
 mod recycle;
+mod refused;
 mod slots;
 mod steer;
 mod stop;
@@ -33,7 +35,7 @@ pub(crate) use self::{
     takeover::{CoreSnapshot, Takeover},
     vocabulary::{
         Action, Caller, Cause, CommandReply, Event, ExitReason, Failure, Generation, KillCause, Millis, Note, Phase,
-        Pid, Policy, RecycleCause, Scaling, SlotId, Stage, Tally,
+        Pid, Policy, RecycleCause, RefusedChange, Scaling, SlotId, Stage, Tally,
     },
 };
 
@@ -111,6 +113,14 @@ pub(crate) struct Master {
     /// The last generation that failed its trial. If a fork for this generation completes later, its worker is drained
     /// at once.
     generation_failed: Option<Generation>,
+    /// The slot whose worker was stopped so that a new one can start, if no worker has served the slot since then.
+    /// Always `None` if workers overlap.
+    stopped: Option<SlotId>,
+    /// The reload or upgrade that was refused, if none has succeeded since then.
+    refused: Option<RefusedChange>,
+    /// The target from before a request for more workers, if the added workers load code that was refused and do not
+    /// all serve yet.
+    target_before: Option<u32>,
     /// True if some addresses of the previous settings are missing from the new settings. The new settings are those on
     /// trial, or those that passed the last trial.
     removes: bool,
@@ -157,6 +167,9 @@ impl Master {
             queue: Vec::new(),
             generation_last: Generation(1),
             generation_failed: None,
+            stopped: None,
+            refused: None,
+            target_before: None,
             removes: false,
             close_removed_at: None,
             removed_refuse: false,
@@ -212,7 +225,8 @@ impl Master {
             Stage::Stopping { until, .. } => self.must_accept_rest().then_some(until),
             Stage::Running | Stage::Done => None,
         };
-        let changes = [self.trial_deadline(), self.close_removed_at, self.preflight_deadline()];
+        let changes =
+            [self.trial_deadline(), self.next_stop_deadline(), self.close_removed_at, self.preflight_deadline()];
         let duties = [measure, look, delay].into_iter().chain(changes).flatten();
         phases.chain(forks).chain(early).chain(ages).chain(duties).min()
     }
@@ -291,7 +305,7 @@ impl Master {
                     self.recycle(pid, RecycleCause::MaxRss, actions);
                 }
             }
-            Event::DrainBegun { pid } => self.on_drain_begun(now, pid),
+            Event::DrainBegun { pid } => self.on_drain_begun(now, pid, actions),
             Event::AllAccepted { pid } => self.all_accepted |= self.worker(pid).is_some(),
             Event::Exited { pid } => self.on_exited(now, pid, actions),
         }
@@ -317,6 +331,7 @@ impl Master {
         if target != self.target {
             self.reply_to_callers(CommandReply::Superseded { target }, actions);
         }
+        self.note_scale(target);
         self.target = target;
         self.callers.extend(caller);
         if target > self.policy.slots {
@@ -374,12 +389,14 @@ impl Master {
         }
     }
 
-    fn on_drain_begun(&mut self, now: Millis, pid: Pid) {
+    fn on_drain_begun(&mut self, now: Millis, pid: Pid, actions: &mut Vec<Action>) {
         let until = now.after(self.policy.graceful_timeout_ms);
         if let Some(w) = self.by_pid(pid)
             && w.wanted()
         {
             w.phase = Phase::Draining { until };
+            let slot = w.slot;
+            self.note_refused_code(slot, actions);
         }
     }
 
@@ -391,6 +408,7 @@ impl Master {
             Phase::Serving { .. } => {
                 self.tally.crashed += 1;
                 self.failed(now, &w, Failure::Ended, actions);
+                self.note_refused_code(w.slot, actions);
             }
             Phase::Starting { .. } => {
                 self.tally.boot_failed += 1;
@@ -442,18 +460,20 @@ impl Master {
 
     /// Makes the workers match what is wanted. The order of the duties is part of the specification:
     ///
-    /// 1. End overdue workers, so that duty 7 can fill their empty slots in the same step.
+    /// 1. End overdue workers, so that duty 8 can fill their empty slots in the same step.
     /// 2. Begin the stop once the shutdown delay is over, because during a stop none of the duties below may start
     ///    anything new.
-    /// 3. Mark workers that reached their age, so that duties 6 and 7 replace them.
+    /// 3. Mark workers that reached their age, so that duties 6 to 8 replace them.
     /// 4. Pass the trial, so that workers of the old generation may leave in duty 6.
     /// 5. Close removed addresses, after the trial in duty 4 has set the time for this.
     /// 6. Retire workers that are replaced, so that a slot beyond the target loses its worker before slots are filled.
-    /// 7. Fill slots, after everything that empties a slot.
-    /// 8. Ask for the memory of the workers. The answers come in a later step.
-    /// 9. Steer new connections, after everything that changes which workers serve.
-    /// 10. Reply to callers that wait for the target, after surplus workers have been told to drain.
-    /// 11. Become another program. This duty is the last one, because it waits if this step has asked for a fork or for
+    /// 7. If workers do not overlap, stop the next worker that is to be replaced. This comes after the trial in duty 4,
+    ///    because each slot whose worker was replaced is part of the trial.
+    /// 8. Fill slots, after everything that empties a slot.
+    /// 9. Ask for the memory of the workers. The answers come in a later step.
+    /// 10. Steer new connections, after everything that changes which workers serve.
+    /// 11. Reply to callers that wait for the target, after surplus workers have been told to drain.
+    /// 12. Become another program. This duty is the last one, because it waits if this step has asked for a fork or for
     ///     another action whose result is still to come.
     fn reconcile(&mut self, now: Millis, actions: &mut Vec<Action>) {
         self.end_overdue(now, actions);
@@ -464,6 +484,7 @@ impl Master {
                 self.pass_trial(now, actions);
                 self.close_removed(now, actions);
                 self.retire_replaced(now, actions);
+                self.stop_next(now, actions);
                 self.fill_slots(now, actions);
                 self.measure(now, actions);
                 self.steer(now, actions);
@@ -496,6 +517,7 @@ impl Master {
                     self.tally.hung += 1;
                     let hung = w.clone();
                     self.failed(now, &hung, Failure::Hung, actions);
+                    self.note_refused_code(hung.slot, actions);
                     continue;
                 }
                 Phase::Dumping { .. } => {
@@ -519,20 +541,24 @@ impl Master {
     }
 
     /// Drains each worker whose slot is served by a younger worker, or whose slot is above the target. During a trial
-    /// the workers of the old generation stay.
+    /// the workers of the old generation stay. A worker of a generation that failed its trial also leaves if it does
+    /// not serve. If it serves its slot alone, it stays until another worker serves the slot.
     fn retire_replaced(&mut self, now: Millis, actions: &mut Vec<Action>) {
         let until = now.after(self.policy.graceful_timeout_ms);
         for i in 0..self.workers.len() {
             let w = &self.workers[i];
-            let old = w.generation != self.generation && Some(w.generation) != self.generation_failed;
+            let failed = Some(w.generation) == self.generation_failed;
+            let old = w.generation != self.generation && !failed;
             // A stop ends a trial without a decision. Both generations then serve until the shutdown delay is over.
             let kept = old && (matches!(self.change, Change::OnTrial(_)) || self.stage != Stage::Running);
             if !w.wanted() || kept {
                 continue;
             }
-            let replaced = self.workers[i + 1..].iter().any(|younger| younger.slot == w.slot && younger.serving());
+            let serves = |other: &Worker| other.slot == w.slot && other.serving();
+            let replaced = self.workers[i + 1..].iter().any(serves);
+            let alone = !self.workers[..i].iter().any(serves) && !replaced;
             let cause = match w.recycle {
-                _ if Some(w.generation) == self.generation_failed => Cause::RollBack,
+                _ if failed && !(alone && w.serving() && w.slot.0 < self.slots()) => Cause::RollBack,
                 _ if w.slot.0 >= self.target => Cause::ScaleDown,
                 _ if replaced && w.generation != self.generation => Cause::Reload,
                 Some(cause) if replaced => Cause::Recycle(cause),
@@ -550,6 +576,7 @@ impl Master {
     fn reply_when_served(&mut self, actions: &mut Vec<Action>) {
         let undecided = matches!(self.change, Change::Loading { .. } | Change::OnTrial(_));
         if self.served() == self.target && !undecided {
+            self.target_before = None;
             self.reply_to_callers(CommandReply::Serving { target: self.target }, actions);
         }
     }

@@ -237,6 +237,11 @@ impl Handover {
         matches!(self.purpose, HandoverKind::Return)
     }
 
+    /// Returns true if the settings of the running program let two workers of one slot exist at once.
+    pub(crate) fn overlaps(&self) -> bool {
+        self.state.core.overlap()
+    }
+
     /// Returns the folder in which this program looks for settings. A new program takes the path of the folder in which
     /// the service was first started, and follows the symbolic links in it. The old program uses the folder that it had
     /// before.

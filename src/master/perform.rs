@@ -8,7 +8,7 @@ use super::{
     Room, Shell,
     child::Child,
     children::fork_worker,
-    core::{Action, Caller, Cause, CommandReply, Event, Generation, KillCause, Note, Pid, SlotId},
+    core::{Action, Caller, Cause, CommandReply, Event, Generation, KillCause, Note, Pid, RefusedChange, SlotId},
     free_memory,
     limits::Limits,
     now,
@@ -170,7 +170,8 @@ impl Shell {
             requests_in_flight = requests_in_flight(row),
             reason = "no heartbeat within workers.timeout",
             "worker hung: no heartbeat for {silent_ms} ms; it gets {first}, SIGKILL two seconds later; its slot gets a \
-             new worker now"
+             new worker {}",
+            if self.resolved.settings.workers.overlap { "now" } else { "once it has ended" }
         );
     }
 
@@ -284,9 +285,13 @@ impl Shell {
                 let reason = self.reloads.last.as_ref().and_then(|last| last.reason.clone()).unwrap_or_default();
                 Told::refused(format!("refused, nothing was changed: {reason}"))
             }
-            CommandReply::RolledBack { slot, why } => {
+            CommandReply::RolledBack { slot, why, overlap } => {
                 let reason = reload::why_rolled_back(self, slot, why);
-                Told::refused(format!("rolled back: {reason}; the old workers serve on with the old settings"))
+                let rest = match overlap {
+                    true => "the old workers serve on with the old settings",
+                    false => "slots that had got a new worker get one with the old settings, the others serve on",
+                };
+                Told::refused(format!("rolled back: {reason}; {rest}"))
             }
             CommandReply::Upgraded { generation: Generation(generation) } => {
                 Told::done(format!("generation {generation} serves{}", self.upgrades.summary()))
@@ -294,12 +299,21 @@ impl Shell {
             CommandReply::UpgradeRefused => {
                 Told::refused(format!("refused, nothing was changed: {}", self.upgrades.reason()))
             }
-            CommandReply::UpgradeFailed => Told::refused(format!(
-                "rolled back: {}; the old workers serve on with the old program",
-                self.upgrades.reason()
-            )),
+            CommandReply::UpgradeFailed => {
+                let rest = match self.resolved.settings.workers.overlap {
+                    true => "the old workers serve on with the old program",
+                    false => "slots that had got a new worker get one of the old program, the others serve on",
+                };
+                Told::refused(format!("rolled back: {}; {rest}", self.upgrades.reason()))
+            }
             CommandReply::UpgradeUnderWay => {
                 Told::refused("another upgrade is under way or waits for its turn; nothing was changed")
+            }
+            CommandReply::ScaleRefused { slot: SlotId(slot), target } => {
+                let reason = self.boot_failure.as_deref().unwrap_or("it ended or hung before it was ready");
+                Told::refused(format!(
+                    "refused: the worker of slot {slot} could not boot: {reason}; the target is {target} again"
+                ))
             }
             CommandReply::Stopping => Told::refused("the service is stopping"),
         };
@@ -308,13 +322,46 @@ impl Shell {
 
     fn note(&self, note: &Note) {
         match *note {
-            Note::RecycleAsked { pid, cause } => {
+            Note::RecycleAsked { pid, cause, held } => {
                 let (slot, generation) = self.place(pid);
                 let (requests, limit) =
                     self.child(pid).map_or((0, 0), |child| (child.row.requests(), child.row.recycle_at()));
+                let what = match (held, self.resolved.settings.workers.overlap) {
+                    (true, _) => {
+                        "the worker has reached its limit and serves on, because the code on the disk was refused; a \
+                         reload that succeeds replaces it"
+                    }
+                    (false, true) => "the worker is to be replaced; it serves until its replacement does",
+                    (false, false) => {
+                        "the worker is to be replaced; it serves until every other slot is served, and ends before its \
+                         replacement starts"
+                    }
+                };
                 tracing::info!(
                     event = "recycle_requested", slot, pid = pid.0, generation, requests, limit, reason = %cause,
-                    "the worker is to be replaced; it serves until its replacement does"
+                    "{what}"
+                );
+            }
+            Note::LoadsRefusedCode { slot, refused } => {
+                let (change, reason) = self.refusal(refused);
+                tracing::warn!(
+                    event = "refused_code",
+                    slot = slot.0,
+                    reason,
+                    "the next worker of this slot loads the code from the disk, and the last {change} was refused; the \
+                     slot is tried until a worker serves; mend the code and reload"
+                );
+            }
+            Note::ScaleRefused { slot, target, refused } => {
+                let (change, refusal) = self.refusal(refused);
+                tracing::error!(
+                    event = "scale_refused",
+                    slot = slot.0,
+                    target,
+                    reason = self.boot_failure.as_deref().unwrap_or("it ended or hung before it was ready"),
+                    refusal,
+                    "a worker of an added slot could not boot, and the last {change} was refused; there will be \
+                     {target} workers, as before"
                 );
             }
             Note::BackedOff { slot, failures, wait_ms } => tracing::warn!(
@@ -349,13 +396,19 @@ impl Shell {
                     "another reload or upgrade is under way; this upgrade follows it"
                 );
             }
-            Note::TrialBegun { generation, target } => tracing::info!(
-                event = "trial_started",
-                generation = generation.0,
-                target,
-                "generation {} is on trial; the workers of the generation before serve on until it has passed",
-                generation.0
-            ),
+            Note::TrialBegun { generation, target, overlap } => {
+                let how = match overlap {
+                    true => "the workers of the generation before serve on until it has passed",
+                    false => "one slot after the other gets its worker, each after the old one has ended",
+                };
+                let generation = generation.0;
+                tracing::info!(
+                    event = "trial_started",
+                    generation,
+                    target,
+                    "generation {generation} is on trial; {how}"
+                );
+            }
             Note::Scaled { target, asked } if i64::from(target) == asked => {
                 tracing::info!(event = "scaled", target, "scaled to {target} workers");
             }
@@ -399,6 +452,15 @@ impl Shell {
                 );
             }
         }
+    }
+
+    /// Returns which change was refused, and why.
+    fn refusal(&self, refused: RefusedChange) -> (&'static str, &str) {
+        let (change, last) = match refused {
+            RefusedChange::Reload => ("reload", &self.reloads.last),
+            RefusedChange::Upgrade => ("upgrade", &self.upgrades.last),
+        };
+        (change, last.as_ref().and_then(|last| last.reason.as_deref()).unwrap_or_default())
     }
 
     fn child(&self, pid: Pid) -> Option<&Child> {

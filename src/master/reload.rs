@@ -43,6 +43,20 @@ impl SettingsLoader {
         });
         number.and_then(|number| Number::try_from(number).ok())
     }
+
+    /// Returns true if workers load the app's code from the disk. A runtime that cannot say so is treated like one
+    /// whose workers do.
+    pub(super) fn code_on_disk(&self) -> bool {
+        let asked = hook::call("Runtime::code_on_disk", || self.app.runtime.code_on_disk());
+        asked.unwrap_or_else(|panicked| {
+            tracing::error!(
+                event = "code_on_disk_failed",
+                reason = panicked.to_string(),
+                "the app did not say where the code of its workers is; it counts as code on the disk"
+            );
+            true
+        })
+    }
 }
 
 /// Gets the settings in effect, and returns the new settings, or one sentence that says why the new settings are
@@ -153,10 +167,10 @@ pub(super) fn keep(shell: &mut Shell) {
     shell.reloads.last = Some(LastReload { ok: true, reason: None, at: timestamp() });
     let generation = shell.core.generation().0;
     shell.show_title();
-    tracing::info!(event = "reloaded", generation, "generation {generation} serves; the old workers drain");
+    tracing::info!(event = "reloaded", generation, "generation {generation} serves; old workers that are left drain");
 }
 
-/// Goes back to the old settings. The workers of the old generation never stopped serving.
+/// Goes back to the old settings. The workers of the old generation that are left have never stopped serving.
 pub(super) fn restore(shell: &mut Shell, slot: SlotId, failed: Generation, why: Failure) {
     let reason = why_rolled_back(shell, slot, why);
     let generation = shell.core.generation().0;
@@ -165,7 +179,7 @@ pub(super) fn restore(shell: &mut Shell, slot: SlotId, failed: Generation, why: 
         slot = slot.0,
         generation = failed.0,
         reason,
-        "generation {} failed its trial; generation {generation} serves on with its settings",
+        "generation {} failed its trial; generation {generation} and its settings are in effect again",
         failed.0
     );
     shell.reloads.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });

@@ -54,6 +54,8 @@ fn storm(seed: u64) {
         policy.rows = 2 * policy.slots + 1 + random.below(20) as u32;
         policy.shutdown_delay_ms = random.below(3) * 1_000;
         policy.dump_ms = random.below(2) * 1_000;
+        policy.overlap = random.chance(60);
+        policy.code_on_disk = random.chance(40);
         policy
     });
     world.nature.max_age = world.random.below(3) * 15_000;
@@ -86,6 +88,10 @@ fn storm(seed: u64) {
     // Only a world in which a worker was ready must become calm. In other worlds the first boot may still be given up.
     if world.random.chance(50) && world.ever_ready {
         world.nature = CALM;
+        if world.bad_code {
+            world.plan_fact(0, Event::ReloadRequested { caller: None });
+            world.run(1);
+        }
         world.settle(200_000);
         assert_eq!(world.callers, BTreeSet::new(), "a caller waits for something that is done");
     }
@@ -129,7 +135,7 @@ fn every_pair_of_operator_events_settles_or_stops() {
     worlds(8, |seed| {
         for (first, second) in (0..8).flat_map(|first| (0..8).map(move |second| (first, second))) {
             for gap in [0, 1, 100, 700, 3_000] {
-                let mut world = World::settled(seed, up_to(4));
+                let mut world = World::settled(seed, |random| Policy { overlap: seed % 3 > 0, ..up_to(4)(random) });
                 for (at, which) in [(0, first), (gap, second)] {
                     let ahead = events(&mut world.random).into_iter().nth(which).expect("one of eight");
                     world.plan(at, ahead);
@@ -138,7 +144,7 @@ fn every_pair_of_operator_events_settles_or_stops() {
                     world.run_to_exit(gap + GRACE + 1);
                 } else {
                     world.run(gap);
-                    world.settle(GRACE + 20 * BOOT);
+                    world.settle(GRACE + if world.policy.overlap { 20 * BOOT } else { 20 * TURN });
                 }
             }
         }
@@ -468,6 +474,412 @@ fn a_scale_does_not_wait_for_a_preflight() {
         world.plan(1, scale);
         world.run(1 + BOOT);
         assert_eq!(world.replies, [CommandReply::Serving { target }]);
+    });
+}
+
+// ---- without overlap ------------------------------------------------------------------------------------------------
+
+/// The longest time from the order to drain until the next worker of the slot is proven, if the drain is not slow.
+const TURN: u64 = 2_000 + FLOOR + BOOT + 500;
+
+fn without_overlap(most: u64) -> impl FnOnce(&mut Random) -> Policy {
+    move |random| Policy { overlap: false, ..up_to(most)(random) }
+}
+
+/// The world itself asserts that a slot never has two workers, and that only one slot at a time is without a worker by
+/// choice.
+#[test]
+fn without_overlap_a_recycle_replaces_every_worker() {
+    worlds(300, |seed| {
+        let mut world = World::settled(seed, without_overlap(6));
+        world.nature = Nature { slow_drain: 30, never_drains: 10, dies_draining: 10, ..CALM };
+        let (target, old) = (world.master.target(), world.pids());
+        for &pid in &old {
+            let at = world.random.below(1_000);
+            world.plan_fact(at, Event::RecycleRequested { pid });
+        }
+        world.run_checking(1_000 + old.len() as u64 * (GRACE + BOOT + 200), |world| {
+            assert!(world.serving() + 1 >= target, "dipped to {} of {target}", world.serving());
+        });
+        assert!(world.is_settled(), "{:?}", world.master);
+        assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "an old worker is still there");
+        assert_eq!(world.master.tally().recycled, old.len() as u64);
+        let failures = world.notes_of(|note| matches!(note, Note::BackedOff { .. }));
+        assert_eq!(failures, 0, "an end that was requested counts as a failure");
+    });
+}
+
+/// The replacement of the first slot cannot boot, so no other slot is stopped.
+#[test]
+fn without_overlap_a_replacement_that_cannot_boot_costs_one_slot_only() {
+    worlds(100, |seed| {
+        let mut world = World::settled(seed, |random| Policy { overlap: false, ..policy(2 + random.below(5) as u32) });
+        world.nature.crash_at_boot = 100;
+        let old = world.pids();
+        for &pid in &old {
+            let at = world.random.below(1_000);
+            world.plan_fact(at, Event::RecycleRequested { pid });
+        }
+        world.run(60_000);
+        let kept = old.iter().filter(|pid| world.processes.contains_key(pid)).count();
+        assert_eq!(kept, old.len() - 1, "one slot was stopped, and no other");
+        world.nature = CALM;
+        world.settle(30_000 + 8 * TURN);
+    });
+}
+
+#[test]
+fn without_overlap_a_reload_ends_although_its_workers_are_recycled_all_the_time() {
+    worlds(100, |seed| {
+        let mut world = World::settled(seed, without_overlap(4));
+        let asks = world.asks_to_reload();
+        world.plan(0, asks);
+        let end = 10 * TURN;
+        for at in (0..end).step_by(25) {
+            world.plan(at, Ahead::RecycleAny);
+        }
+        world.run(end);
+        assert_eq!(world.replies, [CommandReply::Reloaded { generation: Generation(2) }]);
+    });
+}
+
+#[test]
+fn without_overlap_age_and_size_stop_one_worker_after_the_other() {
+    worlds(100, |seed| {
+        let shape = |random: &mut Random| Policy { max_rss: 200, ..without_overlap(6)(random) };
+        let mut world = World::new(seed, Nature { max_age: 30_000, ..CALM }, shape);
+        world.settle(BOOT);
+        let target = world.master.target();
+        world.run_checking(120_000, |world| assert!(world.serving() + 1 >= target, "dipped to {}", world.serving()));
+        assert!(world.drains.len() >= 2 * target as usize);
+    });
+}
+
+#[test]
+fn without_overlap_a_reload_tries_one_slot_after_the_other() {
+    worlds(300, |seed| {
+        let mut world = World::settled(seed, without_overlap(6));
+        let (target, old) = (world.master.target(), world.pids());
+        world.nature.late_heartbeat = 50;
+        let asks = world.asks_to_reload();
+        world.plan(0, asks);
+        world.run_checking(8 * TURN, |world| assert!(world.serving() + 1 >= target.min(world.master.target())));
+        world.nature = CALM;
+        world.settle(GRACE + 8 * TURN);
+        assert_eq!(world.replies, [CommandReply::Reloaded { generation: Generation(2) }]);
+        assert!(old.iter().all(|pid| !world.processes.contains_key(pid)), "an old worker is still there");
+    });
+}
+
+#[test]
+fn without_overlap_a_bad_generation_costs_one_slot_its_worker_and_no_other() {
+    worlds(300, |seed| {
+        let mut world = World::settled(seed, without_overlap(6));
+        let (target, old) = (world.master.target(), world.pids());
+        world.nature.bad_generation = 100;
+        let asks = world.asks_to_reload();
+        world.plan(0, asks);
+        world.run_checking(2 * TURN, |world| {
+            let still = |pid: &&Pid| world.master.worker(**pid).is_some_and(Worker::serving);
+            assert!(old.iter().filter(still).count() + 1 >= old.len(), "a second slot was touched");
+        });
+        world.settle(GRACE + 8 * TURN);
+        assert!(matches!(world.replies[..], [CommandReply::RolledBack { overlap: false, .. }]), "{:?}", world.replies);
+        assert_eq!((world.master.generation(), world.master.target()), (Generation(1), target));
+        let gone = old.iter().filter(|pid| !world.processes.contains_key(pid)).count();
+        assert!(gone <= 1, "{gone} old workers are gone");
+    });
+}
+
+/// The first slots pass their trial, and the worker of a later slot dies. All slots get workers with the old settings
+/// again, one after the other.
+#[test]
+fn without_overlap_a_late_failure_of_a_trial_takes_all_slots_back() {
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, |random| Policy { overlap: false, ..policy(3 + random.below(4) as u32) });
+        world.nature.refused_settings = 0;
+        let target = world.master.target();
+        let asks = world.asks_to_reload();
+        world.plan(0, asks);
+        let new = |world: &World| {
+            let new = world.master.workers().iter().filter(|w| w.generation == Generation(2) && w.serving());
+            new.filter_map(|w| w.pid).collect::<Vec<_>>()
+        };
+        while new(&world).len() < 2 && world.replies.is_empty() {
+            world.run(10);
+        }
+        if !world.replies.is_empty() {
+            // The new settings have only one worker, so there is no later slot.
+            return;
+        }
+        world.plan_fact(0, Event::Exited { pid: new(&world)[1] });
+        world.run_checking(2 * TURN, |world| assert!(world.serving() + 2 >= target.min(world.master.target())));
+        world.settle(GRACE + 8 * TURN);
+        assert!(matches!(world.replies[..], [CommandReply::RolledBack { .. }]), "{:?}", world.replies);
+        assert_eq!((world.master.generation(), world.master.target()), (Generation(1), target));
+    });
+}
+
+#[test]
+fn without_overlap_an_upgrade_tries_one_slot_after_the_other_and_a_bad_one_goes_back() {
+    worlds(400, |seed| {
+        let mut world = World::settled(seed, without_overlap(6));
+        let (target, old) = (world.master.target(), world.pids());
+        let is_bad = seed % 2 == 0;
+        if is_bad {
+            world.nature.bad_generation = 100;
+        }
+        let asks = world.asks_to_upgrade();
+        world.plan(0, asks);
+        world.run_checking(BOOT + 8 * TURN, |world| assert!(world.serving() + 1 >= target.min(world.master.target())));
+        world.settle(GRACE + 8 * TURN);
+        let kept = old.iter().filter(|pid| world.processes.contains_key(pid)).count();
+        if is_bad {
+            assert_eq!(world.replies, [CommandReply::UpgradeFailed]);
+            assert_eq!((world.master.generation(), world.master.target()), (Generation(1), target));
+            assert!(kept + 1 >= old.len(), "{kept} of {} old workers are left", old.len());
+        } else {
+            assert_eq!(world.replies, [CommandReply::Upgraded { generation: Generation(2) }]);
+            assert_eq!(kept, 0, "an old worker is still there");
+        }
+    });
+}
+
+/// The old and the new settings must both let workers overlap. In half of the worlds the trial fails.
+#[test]
+fn a_reload_that_changes_overlap_stops_first() {
+    worlds(300, |seed| {
+        let overlap = seed % 2 == 0;
+        let mut world = World::settled(seed, |random| Policy { overlap, ..up_to(6)(random) });
+        world.nature.bad_generation = world.random.below(2) * 100;
+        world.next_overlap = Some(!overlap);
+        for pid in world.pids() {
+            let at = world.random.below(200);
+            world.plan_fact(at, Event::RecycleRequested { pid });
+        }
+        let at = world.random.below(2_000);
+        let asks = world.asks_to_reload();
+        world.plan(at, asks);
+        world.run(at + 1);
+        world.settle(2 * GRACE + 16 * TURN);
+        assert_eq!(world.replies.len(), 1);
+        assert_eq!(world.policy.overlap, if world.bad.is_empty() { !overlap } else { overlap });
+    });
+}
+
+/// Some slots cannot keep a worker. The slots that can are still recycled, but never the last one of them.
+#[test]
+fn without_overlap_slots_that_fail_do_not_stop_the_recycling_of_others() {
+    worlds(100, |seed| {
+        let workers = 2 + (seed % 3) as u32;
+        let mut world = World::settled(seed, |_| Policy { overlap: false, ..policy(workers) });
+        world.nature = Nature { crash_at_boot: 100, spared: workers - 1, ..CALM };
+        let first = world.pids();
+        world.plan_fact(0, Event::Exited { pid: first[workers as usize - 1] });
+        world.run(20_000);
+        for &pid in &first[..workers as usize - 1] {
+            world.plan_fact(0, Event::RecycleRequested { pid });
+        }
+        world.run(200_000);
+        let kept = first.iter().filter(|pid| world.processes.contains_key(pid)).count();
+        assert_eq!(kept, usize::from(workers == 2), "the last slot that serves must not stop, and the others must");
+    });
+}
+
+#[test]
+fn without_overlap_a_hung_worker_ends_before_its_slot_gets_another() {
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, |random| Policy { dump_ms: 1_000, ..without_overlap(4)(random) });
+        world.nature.refuses_abort = 100;
+        world.run(100);
+        let pid = world.any().expect("all serve");
+        let hung = world.alive(pid);
+        hung.hung = true;
+        let (slot, dumped_at) = (hung.slot, hung.due + TIMEOUT);
+        world.run(dumped_at + 3_000 - world.now);
+        world.run(FLOOR + 1);
+        assert!(!world.processes.contains_key(&pid));
+        assert_eq!(world.forks_of(slot).len(), 2, "its slot waits longer than for its end");
+        world.settle(BOOT);
+    });
+}
+
+#[test]
+fn without_overlap_a_stop_during_a_replacement_leaves_no_connection_in_the_queues() {
+    worlds(300, |seed| {
+        let mut world = World::settled(seed, without_overlap(3));
+        world.nature = Nature { slow_drain: 20, dies_draining: 20, ..CALM };
+        for pid in world.pids() {
+            world.plan_fact(0, Event::RecycleRequested { pid });
+        }
+        let stop_at = world.random.below(6_000);
+        world.plan_fact(stop_at, Event::StopRequested { graceful: true });
+        world.run_to_exit(stop_at + GRACE + 1);
+    });
+}
+
+// ---- code on the disk -----------------------------------------------------------------------------------------------
+
+/// Returns a settled world whose workers load their code from the disk, and whose last change was refused. The code on
+/// the disk is bad now. `kind` chooses how the change was refused.
+fn refused(seed: u64, kind: u64, overlap: bool) -> World {
+    let max_rss = if kind == 1 { 200 } else { 0 };
+    let shape = |random: &mut Random| Policy { code_on_disk: true, overlap, max_rss, ..up_to(6)(random) };
+    let mut world = World::settled(seed, shape);
+    match kind {
+        0 => world.nature.bad_generation = 100,
+        1 => world.nature.refused_settings = 100,
+        _ => world.nature.refused_program = 100,
+    }
+    let asks = if kind < 2 { world.asks_to_reload() } else { world.asks_to_upgrade() };
+    world.plan(0, asks);
+    world.run(1);
+    while !world.callers.is_empty() {
+        world.run(10);
+    }
+    world.nature = CALM;
+    // The workers that this reload has cost are back before the code becomes bad.
+    world.bad_code = false;
+    world.settle(2 * GRACE + 8 * TURN);
+    world.bad_code = true;
+    world
+}
+
+/// Every worker has reached all its limits, and all of them serve on. The next reload of good code replaces them.
+#[test]
+fn after_a_refused_change_nothing_is_recycled_until_a_reload_succeeds() {
+    worlds(300, |seed| {
+        let mut world = refused(seed, seed % 3, true);
+        let old = world.pids();
+        for &pid in &old {
+            world.plan_fact(0, Event::RecycleRequested { pid });
+        }
+        // Where `max_rss` is set, the resident sizes also pass this limit in this time.
+        world.run_checking(60_000, |world| {
+            let still = |pid: &Pid| world.master.worker(*pid).is_some_and(Worker::serving);
+            assert!(old.iter().all(still), "a worker was recycled");
+        });
+        let held = world.notes_of(|note| matches!(note, Note::RecycleAsked { held: true, .. }));
+        assert_eq!(held, old.len(), "each worker is noted once");
+        let asks = world.asks_to_reload();
+        world.plan(0, asks);
+        world.run(1);
+        world.settle(GRACE + 20 * BOOT);
+        assert!(matches!(world.replies.last(), Some(CommandReply::Reloaded { .. })), "{:?}", world.replies);
+        assert!(!world.bad_code && old.iter().all(|pid| !world.processes.contains_key(pid)));
+        let pid = world.any().expect("all serve");
+        world.plan_fact(0, Event::RecycleRequested { pid });
+        world.run(1);
+        world.settle(GRACE + BOOT);
+        assert!(!world.processes.contains_key(&pid), "recycling stays off");
+    });
+}
+
+#[test]
+fn after_a_refused_change_a_death_is_noted_and_followed_by_tries() {
+    worlds(300, |seed| {
+        let mut world = refused(seed, seed % 3, true);
+        let old = world.pids();
+        let pid = world.any().expect("all serve");
+        let slot = world.processes[&pid].slot;
+        let event = if seed % 2 == 0 { Event::Exited { pid } } else { Event::DrainBegun { pid } };
+        world.plan_fact(0, event);
+        world.run_checking(120_000, |world| {
+            let still = |other: &Pid| *other == pid || world.master.worker(*other).is_some_and(Worker::serving);
+            assert!(old.iter().all(still), "a worker of another slot was touched");
+        });
+        let of_slot = |note: &Note| matches!(note, Note::LoadsRefusedCode { slot: of, .. } if *of == slot);
+        assert_eq!(world.notes_of(of_slot), 1);
+        assert_eq!(world.notes_of(|note| matches!(note, Note::LoadsRefusedCode { .. })), 1);
+        let tries = world.forks_of(slot).len();
+        assert!(tries > 6, "{tries} forks");
+        world.bad_code = false;
+        world.run(30_000);
+        assert_eq!(world.serving(), world.master.target(), "the slot is not tried any more");
+    });
+}
+
+#[test]
+fn after_a_refused_change_a_scale_up_is_taken_back_if_its_workers_fail() {
+    worlds(300, |seed| {
+        let mut world = refused(seed, seed % 3, seed % 2 == 0);
+        let (before, old) = (world.master.target(), world.pids());
+        world.replies.clear();
+        let by_signal = world.random.chance(30);
+        let by = 1 + world.random.below(3) as i32;
+        let more = match by_signal {
+            true => Ahead::Fact(Event::ScaleRequested { scaling: Scaling::By(by), caller: None }),
+            false => world.asks(Scaling::By(by)),
+        };
+        world.plan(0, more);
+        world.run(1);
+        assert_eq!(world.master.target(), before + by.unsigned_abs());
+        world.run(BOOT);
+        assert_eq!(world.master.target(), before);
+        if !by_signal {
+            let [CommandReply::ScaleRefused { target, .. }] = world.replies[..] else { panic!("{:?}", world.replies) };
+            assert_eq!(target, before);
+        }
+        assert_eq!(world.notes_of(|note| matches!(note, Note::ScaleRefused { .. })), 1);
+        world.settle(GRACE);
+        assert_eq!(world.pids(), old, "the workers from before were touched");
+
+        world.bad_code = false;
+        let more = world.asks(Scaling::By(1));
+        world.plan(0, more);
+        world.run(BOOT);
+        assert_eq!(world.replies.last(), Some(&CommandReply::Serving { target: before + 1 }));
+        // From now on a failure in the added slot is a failure like any other.
+        world.bad_code = true;
+        let added = world.master.workers().iter().find(|w| w.slot == SlotId(before)).and_then(|w| w.pid);
+        world.plan_fact(0, Event::Exited { pid: added.expect("it serves") });
+        world.run(10_000);
+        assert_eq!(world.master.target(), before + 1);
+    });
+}
+
+/// The refusal outlives the exec of another program, in both directions.
+#[test]
+fn a_refused_reload_is_remembered_by_the_next_program_and_a_failed_upgrade_by_the_old_one() {
+    worlds(200, |seed| {
+        let mut world = refused(seed, 0, true);
+        world.bad_code = false;
+        if seed % 2 == 0 {
+            world.nature.bad_take_over = 100;
+        } else {
+            world.nature.bad_generation = 100;
+        }
+        let asks = world.asks_to_upgrade();
+        world.plan(0, asks);
+        world.run(1);
+        while !world.callers.is_empty() {
+            world.run(10);
+        }
+        world.nature = CALM;
+        assert_eq!(world.replies.last(), Some(&CommandReply::UpgradeFailed));
+        assert!(world.master.holds());
+        let asks = world.asks_to_upgrade();
+        world.plan(0, asks);
+        world.run(1);
+        world.settle(GRACE + 20 * BOOT);
+        assert!(matches!(world.replies.last(), Some(CommandReply::Upgraded { .. })), "{:?}", world.replies);
+        assert!(!world.master.holds());
+    });
+}
+
+/// A service whose code is in the program recycles as always.
+#[test]
+fn a_refused_reload_changes_nothing_for_code_in_the_program() {
+    worlds(50, |seed| {
+        let mut world = World::settled(seed, up_to(4));
+        world.nature.refused_settings = 100;
+        world.plan_fact(0, Event::ReloadRequested { caller: None });
+        world.run(1);
+        let pid = world.any().expect("all serve");
+        world.plan_fact(0, Event::RecycleRequested { pid });
+        world.run(1);
+        world.settle(GRACE + BOOT);
+        assert!(!world.processes.contains_key(&pid));
     });
 }
 

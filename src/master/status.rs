@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     protocol::{
-        ControlResponse, EmptySlot, HealthCheck, ListenerStatus, MasterState, Quarantined, Responses, Speaks, Status,
-        StatusTotals, WorkerState, WorkerStatus,
+        ControlResponse, EmptySlot, FROM_DISK, HealthCheck, IN_PROGRAM, ListenerStatus, MasterState, Quarantined,
+        Responses, Speaks, Status, StatusTotals, WorkerState, WorkerStatus,
     },
     settings::Settings,
     sys::process,
@@ -57,6 +57,8 @@ pub(super) fn report(shell: &Shell) -> Status {
         folder: shell.upgrades.folder().to_string_lossy().into_owned(),
         workers,
         empty_slots,
+        code: if shell.core.code_on_disk() { FROM_DISK } else { IN_PROGRAM }.to_owned(),
+        recycling_held: shell.core.holds(),
         totals: totals(shell),
         crash_suspect: shell.deaths.suspect(),
         quarantined: quarantined(shell),

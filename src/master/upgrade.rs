@@ -173,7 +173,7 @@ pub(super) fn become_old(shell: &mut Shell, slot: SlotId, why: Failure) -> Perfo
             slot = slot.0,
             reason,
             program = %path.display(),
-            "the new program failed its trial; the master executes the old one again, whose workers still serve"
+            "the new program failed its trial; the master executes the old one again, whose workers are kept"
         );
         let executable = previous.executable.try_clone();
         let error = match executable {
@@ -317,7 +317,7 @@ pub(super) fn keep(shell: &mut Shell) {
         event = "upgraded",
         generation,
         program = %shell.upgrades.path.display(),
-        "generation {generation} serves with the new program; the old workers drain"
+        "generation {generation} serves with the new program; old workers that are left drain"
     );
 }
 

@@ -45,6 +45,7 @@ pub(super) const KEYS: &[Key] = &[
     key("workers.max_requests_jitter", |s, v| put(&mut s.workers.max_requests_jitter, v.whole(0..=i64::MAX))),
     key("workers.max_age", |s, v| put(&mut s.workers.max_age, v.duration())),
     key("workers.max_rss", |s, v| put(&mut s.workers.max_rss, v.size())),
+    key("workers.overlap", |s, v| put(&mut s.workers.overlap, v.boolean())),
     key("workers.timeout", |s, v| put(&mut s.workers.timeout, v.duration())),
     key("workers.boot_timeout", |s, v| put(&mut s.workers.boot_timeout, v.duration())),
     key("workers.graceful_timeout", |s, v| match v.duration()? {

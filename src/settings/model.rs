@@ -146,6 +146,10 @@ pub struct Workers {
     /// measured once a second. With 0 there is no limit.
     #[serde(with = "size")]
     pub max_rss: u64,
+    /// If true, the old worker serves until the new worker of its slot serves. If false, the old worker ends before the
+    /// new one starts, one slot after the other, and connections wait meanwhile. Set false for an app of which two
+    /// copies cannot run at once, because of its memory, a GPU or a file lock.
+    pub overlap: bool,
     /// The time after which the master kills and replaces a worker that sends no heartbeat. With 0 the master does not
     /// notice a worker that hangs.
     #[serde(with = "duration")]
@@ -446,6 +450,7 @@ impl Settings {
                 max_requests_jitter: 0,
                 max_age: Duration::ZERO,
                 max_rss: 0,
+                overlap: true,
                 timeout: Duration::from_secs(30),
                 boot_timeout: Duration::from_secs(60),
                 graceful_timeout: Duration::from_secs(30),

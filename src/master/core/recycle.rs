@@ -1,7 +1,7 @@
 //! The planned replacement of one worker that has reached a limit.
 //!
 //! Owns: the mark on a worker that is to be replaced, the age of workers, and how often their memory is measured.
-//! Refuses: to decide when the worker leaves (`core`). The worker leaves only when its replacement serves.
+//! Refuses: to decide when the worker leaves (`core`, `overlap`), and when no worker may be replaced (`refused`).
 
 use super::{Action, Master, Millis, Note, Phase, Pid, RecycleCause, Stage};
 
@@ -15,7 +15,8 @@ impl Master {
             && w.recycle.is_none()
         {
             w.recycle = Some(cause);
-            actions.push(Action::Note(Note::RecycleAsked { pid, cause }));
+            let held = self.holds();
+            actions.push(Action::Note(Note::RecycleAsked { pid, cause, held }));
         }
     }
 

@@ -6,6 +6,7 @@
 use super::{
     Action, CommandReply, ExitReason, Failure, Master, Millis, Note, Phase, SlotId, Stage, Worker,
     backoff::{Backoff, EARLY_MS, FLOOR_MS},
+    trial::Change,
 };
 
 /// The master gives up the first boot after this many failures in each slot, if no worker was ever ready.
@@ -29,6 +30,7 @@ impl Master {
     /// have a worker that boots.
     pub(super) fn boot_failed(&mut self, now: Millis, w: &Worker, why: Failure, actions: &mut Vec<Action>) {
         self.failed(now, w, why, actions);
+        self.take_scale_back(w.slot, actions);
         if w.slot.0 < self.target {
             self.reply_to_callers(CommandReply::BootFailed { slot: w.slot, target: self.target }, actions);
         }
@@ -119,7 +121,7 @@ impl Master {
         Some((soonest, self.backoff[soonest.0 as usize].floor().max(paced.unwrap_or_default())))
     }
 
-    fn backs_off(&self, slot: SlotId) -> bool {
+    pub(super) fn backs_off(&self, slot: SlotId) -> bool {
         self.backoff[slot.0 as usize].waits() && !self.in_slot(slot).any(Worker::serving)
     }
 
@@ -141,6 +143,8 @@ impl Master {
 
     fn slots_lacking(&self) -> impl Iterator<Item = SlotId> {
         let slots = match self.stage {
+            // The old program takes over again in a moment. Only its workers have the old code and the old settings.
+            Stage::Running if matches!(self.change, Change::Returning { .. }) => 0..0,
             // A worker that crashes during the shutdown delay is still replaced.
             Stage::Running | Stage::Delaying { .. } => 0..self.slots(),
             // All other workers ended before they could accept the connections that wait in the listeners, so one more
@@ -150,6 +154,17 @@ impl Master {
             }
             Stage::Stopping { .. } | Stage::Done => 0..0,
         };
-        slots.map(SlotId).filter(|slot| !self.in_slot(*slot).any(|w| self.current(w)))
+        slots.map(SlotId).filter(|slot| self.lacks_worker(*slot))
+    }
+
+    fn lacks_worker(&self, slot: SlotId) -> bool {
+        let mut workers = self.in_slot(slot);
+        if !self.overlaps() {
+            workers.next().is_none()
+        } else if self.holds() {
+            !workers.any(|w| w.wanted() && w.generation == self.generation)
+        } else {
+            !workers.any(|w| self.current(w))
+        }
     }
 }

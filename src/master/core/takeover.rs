@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Action, Caller, CommandReply, Generation, Master, Millis, Note, Phase, Policy, SlotId, Stage, Tally, Worker,
+    Action, Caller, CommandReply, Generation, Master, Millis, Note, Phase, Policy, RefusedChange, SlotId, Stage, Tally,
+    Worker,
     backoff::Backoff,
     reply_to_all,
     trial::{Change, Queued},
@@ -32,6 +33,18 @@ pub(crate) struct CoreSnapshot {
     /// The callers that wait for this upgrade.
     waiting: Vec<Caller>,
     queue: Vec<Queued>,
+    #[serde(default)]
+    stopped: Option<SlotId>,
+    #[serde(default)]
+    refused: Option<RefusedChange>,
+    /// True if the settings of the program let workers overlap.
+    #[serde(default = "overlaps")]
+    overlap: bool,
+}
+
+/// Older programs do not pass `overlap`, and their workers always overlap.
+fn overlaps() -> bool {
+    true
 }
 
 /// The role in which a program takes over.
@@ -47,6 +60,10 @@ pub(crate) enum Takeover {
 impl CoreSnapshot {
     pub(crate) fn target(&self) -> u32 {
         self.target
+    }
+
+    pub(crate) fn overlap(&self) -> bool {
+        self.overlap
     }
 
     pub(crate) fn next_generation(&self) -> Generation {
@@ -70,6 +87,9 @@ impl Master {
             callers: self.callers.clone(),
             waiting: self.change.clone().callers(),
             queue: self.queue.clone(),
+            stopped: self.stopped,
+            refused: self.refused,
+            overlap: self.overlaps(),
         }
     }
 
@@ -83,7 +103,7 @@ impl Master {
     ) -> (Self, Vec<Action>) {
         let mut master = Self::empty(policy, now);
         let CoreSnapshot { target, generation, generation_last, generation_failed, workers, backoff, .. } = snapshot;
-        let CoreSnapshot { proven, steered, tally, callers, waiting, queue, .. } = snapshot;
+        let CoreSnapshot { proven, steered, tally, callers, waiting, queue, stopped, refused, overlap, .. } = snapshot;
         let slots = master.policy.slots;
         master.target = target.clamp(1, slots);
         (master.generation, master.generation_last) = (generation, generation_last);
@@ -96,13 +116,15 @@ impl Master {
         master.make_backoffs(now);
         (master.proven, master.steered, master.tally) = (proven, steered, tally);
         (master.callers, master.queue) = (callers, queue);
+        (master.stopped, master.refused) = (stopped, refused);
         let mut actions = Vec::new();
         match takeover {
             Takeover::New { count, removes } => {
                 master.removes = removes;
-                master.try_generation(now, None, count, waiting, &mut actions);
+                master.try_generation(now, None, overlap, count, waiting, &mut actions);
             }
             Takeover::Back => {
+                master.refused = Some(RefusedChange::Upgrade);
                 reply_to_all(waiting, CommandReply::UpgradeFailed, &mut actions);
                 master.begin_queued(now, &mut actions);
             }
@@ -172,6 +194,7 @@ impl Master {
             (*until, *passed) = (None, true);
             return;
         }
+        self.refused = Some(RefusedChange::Upgrade);
         reply_to_all(self.take_change().callers(), CommandReply::UpgradeRefused, actions);
         self.begin_queued(now, actions);
     }
@@ -183,6 +206,7 @@ impl Master {
             Change::Returning { .. } => CommandReply::UpgradeFailed,
             Change::None | Change::Loading { .. } | Change::OnTrial(_) => return,
         };
+        self.refused = Some(RefusedChange::Upgrade);
         reply_to_all(self.take_change().callers(), reply, actions);
         self.begin_queued(now, actions);
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Action, Caller, CommandReply, Failure, Generation, Master, Millis, Note, Policy, REMOVED_POLL_MS,
-    REMOVED_REFUSE_MS, SlotId, Stage, TRIAL_LOOK_MS, TRIAL_MS, Worker, reply_to_all,
+    REMOVED_REFUSE_MS, RefusedChange, SlotId, Stage, TRIAL_LOOK_MS, TRIAL_MS, Worker, reply_to_all,
 };
 
 /// The reload or upgrade that is under way, and how far it is.
@@ -37,8 +37,8 @@ pub(super) enum Change {
     },
 }
 
-/// A generation on trial, and what to go back to if it fails. The workers of the old generation serve on until the
-/// trial ends.
+/// A generation on trial, and what to go back to if it fails. If workers overlap, those of the old generation serve on
+/// until the trial ends. Otherwise the slots are replaced one after the other, and all of them are part of the trial.
 #[derive(Clone, Debug)]
 pub(super) struct Trial {
     pub(super) fallback: Generation,
@@ -50,6 +50,8 @@ pub(super) struct Trial {
     pub(super) callers: Vec<Caller>,
     /// When to look at the trial again, if workers have served long enough but are late with a heartbeat.
     pub(super) look_at: Millis,
+    /// True if the old settings let workers overlap.
+    pub(super) overlap: bool,
 }
 
 /// A reload or an upgrade that waits until the change under way is over. Several requests of one kind become one
@@ -132,6 +134,7 @@ impl Master {
 
     pub(super) fn on_settings_refused(&mut self, now: Millis, actions: &mut Vec<Action>) {
         if let Change::Loading { callers } = self.take_change() {
+            self.refused = Some(RefusedChange::Reload);
             reply_to_all(callers, CommandReply::Refused, actions);
         }
         self.begin_queued(now, actions);
@@ -140,14 +143,17 @@ impl Master {
     pub(super) fn begin_trial(&mut self, now: Millis, policy: Policy, count: Option<u32>, actions: &mut Vec<Action>) {
         let Change::Loading { callers } = self.take_change() else { return };
         let before = std::mem::replace(&mut self.policy, policy);
-        self.try_generation(now, Some(before), count, callers, actions);
+        let overlap = before.overlap;
+        self.try_generation(now, Some(before), overlap, count, callers, actions);
     }
 
     /// Begins the trial of the next generation. `self.policy` is already the new policy; `before` is the old one.
+    /// `overlap` is true if the old settings let workers overlap.
     pub(super) fn try_generation(
         &mut self,
         now: Millis,
         before: Option<Policy>,
+        overlap: bool,
         count: Option<u32>,
         callers: Vec<Caller>,
         actions: &mut Vec<Action>,
@@ -157,12 +163,15 @@ impl Master {
         let target = count.map(|count| std::mem::replace(&mut self.target, count));
         self.make_backoffs(now);
         self.target = self.target.clamp(1, self.policy.slots);
-        self.change = Change::OnTrial(Trial { fallback, policy: before, target, callers, look_at: now });
-        actions.push(Action::Note(Note::TrialBegun { generation: self.generation, target: self.target }));
+        self.target_before = None;
+        self.change = Change::OnTrial(Trial { fallback, policy: before, target, callers, look_at: now, overlap });
+        let (generation, target, overlap) = (self.generation, self.target, self.overlaps());
+        actions.push(Action::Note(Note::TrialBegun { generation, target, overlap }));
     }
 
     /// Ends the trial if this failure of a worker decides it, and returns true if it did. After a failed trial the old
-    /// settings are used again, and the workers of the failed generation are drained.
+    /// settings are used again, and the workers of the failed generation are drained. If one of them serves its slot
+    /// alone, it is replaced instead.
     pub(super) fn fails_trial(
         &mut self,
         now: Millis,
@@ -174,22 +183,27 @@ impl Master {
         if generation != self.generation || !matches!(self.change, Change::OnTrial(_)) {
             return false;
         }
+        let overlap = self.overlaps();
         let Change::OnTrial(trial) = self.take_change() else { return false };
         self.generation = trial.fallback;
         self.generation_failed = Some(generation);
-        self.target = trial.target.unwrap_or(self.target);
+        if let Some(target) = trial.target {
+            (self.target, self.target_before) = (target, None);
+        }
         let callers = trial.callers;
         let Some(before) = trial.policy else {
+            self.refused = Some(RefusedChange::Upgrade);
             self.change = Change::Returning { callers, slot, why };
             return true;
         };
+        self.refused = Some(RefusedChange::Reload);
         // The old policy has the old numbers of slots and rows. The present numbers stay, because the slots and rows
         // that were added still exist.
         let Policy { slots, rows, .. } = self.policy;
         self.policy = Policy { slots, rows, ..before };
         actions.push(Action::RestoreSettings { slot, failed: generation, why });
         self.retire_replaced(now, actions);
-        reply_to_all(callers, CommandReply::RolledBack { slot, why }, actions);
+        reply_to_all(callers, CommandReply::RolledBack { slot, why, overlap }, actions);
         self.begin_queued(now, actions);
         true
     }
@@ -200,14 +214,13 @@ impl Master {
         if at > now {
             return;
         }
-        let late = self.workers.iter().any(|w| w.generation == self.generation && w.serving() && w.due < now);
-        let Change::OnTrial(trial) = &mut self.change else { return };
-        if late {
-            trial.look_at = now.after(TRIAL_LOOK_MS);
+        if self.looks_later(now) {
             return;
         }
+        let Change::OnTrial(trial) = &self.change else { return };
         let upgraded = trial.policy.is_none();
         let callers = self.take_change().callers();
+        self.refused = None;
         self.close_removed_at = self.removes.then(|| now.after(REMOVED_POLL_MS - REMOVED_REFUSE_MS));
         self.removed_refuse = false;
         let generation = self.generation;
@@ -225,6 +238,15 @@ impl Master {
         self.retire_replaced(now, actions);
         reply_to_all(callers, reply, actions);
         self.begin_queued(now, actions);
+    }
+
+    /// Returns true if some worker on trial is late with its heartbeat. The master then looks again a little later.
+    pub(super) fn looks_later(&mut self, now: Millis) -> bool {
+        let late = self.workers.iter().any(|w| w.generation == self.generation && w.serving() && w.due < now);
+        if let (true, Change::OnTrial(trial)) = (late, &mut self.change) {
+            trial.look_at = now.after(TRIAL_LOOK_MS);
+        }
+        late
     }
 
     /// Returns when the trial may be passed; `None` if there is no trial, or while some slot has no serving worker of

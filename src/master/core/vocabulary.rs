@@ -52,6 +52,11 @@ pub(crate) struct Policy {
     /// How long a hung worker has to write where it hangs, before the master ends it; 0 means that the worker is not
     /// asked to write this.
     pub(crate) dump_ms: u64,
+    /// If true, a worker leaves only when its replacement serves. If false, a slot gets its next worker only after the
+    /// last process of the slot has ended.
+    pub(crate) overlap: bool,
+    /// True if each new worker loads the app's code from the disk. False if the program itself contains this code.
+    pub(crate) code_on_disk: bool,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -269,11 +274,13 @@ pub(crate) enum CommandReply {
     },
     /// The new settings could not be loaded; the shell knows the reason.
     Refused,
-    /// A worker of the new generation ended, hung or could not boot, so the old settings stay. The old workers never
-    /// stopped serving.
+    /// A worker of the new generation ended, hung or could not boot, so the old settings stay. If workers overlap, the
+    /// old workers never stopped serving. Otherwise the slots that have no old worker any more get a new one with the
+    /// old settings.
     RolledBack {
         slot: SlotId,
         why: Failure,
+        overlap: bool,
     },
     Upgraded {
         generation: Generation,
@@ -286,6 +293,12 @@ pub(crate) enum CommandReply {
     UpgradeUnderWay,
     /// A worker could not boot. The target stays, and the master tries the slot again.
     BootFailed {
+        slot: SlotId,
+        target: u32,
+    },
+    /// A worker of an added slot could not boot, after a reload or an upgrade was refused. The target is again the one
+    /// from before the request.
+    ScaleRefused {
         slot: SlotId,
         target: u32,
     },
@@ -328,6 +341,14 @@ pub(crate) enum KillCause {
     DrainTimeout,
 }
 
+/// The change that was refused last, and after which none has succeeded.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum RefusedChange {
+    Reload,
+    Upgrade,
+}
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum ExitReason {
     Asked,
@@ -337,9 +358,24 @@ pub(crate) enum ExitReason {
 /// Something that an operator should read; the shell only logs it.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Note {
+    /// A worker has reached a limit. If `held`, it is not replaced, because its replacement would load code that was
+    /// refused.
     RecycleAsked {
         pid: Pid,
         cause: RecycleCause,
+        held: bool,
+    },
+    /// The worker of this slot is gone or leaves, and the next one loads code that was refused.
+    LoadsRefusedCode {
+        slot: SlotId,
+        refused: RefusedChange,
+    },
+    /// A worker of an added slot could not boot and loads code that was refused, so there will be `target` workers, as
+    /// before the request.
+    ScaleRefused {
+        slot: SlotId,
+        target: u32,
+        refused: RefusedChange,
     },
     BackedOff {
         slot: SlotId,
@@ -360,6 +396,7 @@ pub(crate) enum Note {
     TrialBegun {
         generation: Generation,
         target: u32,
+        overlap: bool,
     },
     Scaled {
         target: u32,

@@ -25,6 +25,8 @@ const LOOK: u64 = 100;
 pub(super) const FLOOR: u64 = 100;
 /// While some slot is served, at least this time lies between two forks that cut a wait short.
 const EARLY: u64 = 1_000;
+/// For how long a worker of a new generation must serve until it has passed its trial.
+const TRIAL: u64 = 500;
 /// For how long the last workers accept from the listeners at a stop.
 const ACCEPT_REST: u64 = 1_000;
 /// The longest time from the fork of a worker to its `Accepting`.
@@ -160,6 +162,8 @@ pub(super) struct Process {
     due_read: u64,
     pub(super) old_at: u64,
     rss: u64,
+    /// When the process began to serve.
+    serves_at: u64,
     /// When the resident size was first measured above the limit.
     pub(super) large_at: Option<u64>,
 }
@@ -214,6 +218,18 @@ pub(super) struct World {
     preflight: Option<Option<u64>>,
     /// True if the removed addresses refuse new connections.
     refuses_at_removed: bool,
+    /// The generation of the last trial.
+    trial_generation: Generation,
+    /// The value of `workers.overlap` in the settings that the next reload reads; `None` if it does not change.
+    pub(super) next_overlap: Option<bool>,
+    /// The value of `workers.overlap` before the last reload or upgrade. It counts during the trial.
+    overlap_before: bool,
+    /// The slots whose worker was told to drain so that another one can start, and that were not served since then.
+    stopped: BTreeSet<SlotId>,
+    /// True if the last reload or upgrade was refused, and since when.
+    refused_at: Option<u64>,
+    /// True if the code on the disk makes each new worker fail.
+    pub(super) bad_code: bool,
     pub(super) bad: BTreeSet<Generation>,
     pub(super) failed: BTreeSet<Generation>,
     /// The callers that wait for a reply.
@@ -244,6 +260,8 @@ pub(super) fn policy(workers: u32) -> Policy {
         shutdown_delay_ms: 0,
         max_rss: 0,
         dump_ms: 0,
+        overlap: true,
+        code_on_disk: false,
     }
 }
 
@@ -276,6 +294,12 @@ impl World {
             execs: 0,
             preflight: None,
             refuses_at_removed: false,
+            trial_generation: Generation(0),
+            next_overlap: None,
+            overlap_before: true,
+            stopped: BTreeSet::new(),
+            refused_at: None,
+            bad_code: false,
             bad: BTreeSet::new(),
             failed: BTreeSet::new(),
             callers: BTreeSet::new(),
@@ -392,8 +416,9 @@ impl World {
             Event::Accepting { pid } => {
                 let p = self.processes.get_mut(&pid).filter(|p| p.state == State::Going)?;
                 p.state = State::Serving;
-                p.due = now;
+                (p.serves_at, p.due) = (now, now);
                 let slot = p.slot;
+                self.stopped.remove(&slot);
                 // A worker of a bad generation dies before its trial can end.
                 if self.bad.contains(&p.generation) {
                     let delay = self.random.below(490);
@@ -427,6 +452,8 @@ impl World {
             | Event::ReloadRequested { caller }
             | Event::UpgradeRequested { caller, .. } => self.callers.extend(caller),
             Event::PreflightEnded { .. } if self.preflight.take().is_none() => return None,
+            // A stop ends a preflight too, and refuses nothing.
+            Event::PreflightEnded { passed: false } if self.master.in_preflight() => self.refused_at = Some(now),
             Event::SlotSilent { slot } => {
                 let late = |p: &Process| p.slot == slot && p.state == State::Serving && p.due < now;
                 self.silent.extend(self.processes.iter().filter(|(_, p)| late(p)).map(|(&pid, _)| pid));
@@ -508,11 +535,14 @@ impl World {
     fn step(&mut self, event: Option<Event>) {
         if !std::mem::take(&mut self.was_frozen) {
             self.assert_woken_in_time();
-            // When the master learns that slots were added, the world already has these slots, so this one step cannot
-            // be checked.
-            if !matches!(event, Some(Event::Grown { .. })) {
+            // When the master learns that slots were added, the world already has these slots. Before the master learns
+            // that it goes on because an exec failed, it forks nothing. So these steps cannot be checked.
+            if !matches!(event, Some(Event::Grown { .. } | Event::ExecFailed)) {
                 self.assert_never_without(self.now.saturating_sub(1));
             }
+        }
+        if matches!(event, Some(Event::SettingsRefused | Event::ExecFailed)) {
+            self.refused_at = Some(self.now);
         }
         let beats = self.processes.iter_mut().filter(|(_, p)| p.due_read != p.due).map(|(&pid, p)| {
             p.due_read = p.due;
@@ -531,6 +561,9 @@ impl World {
     }
 
     fn perform(&mut self, actions: Vec<Action>) {
+        // A slot above the target has no worker because of an operator.
+        let target = self.master.target();
+        self.stopped.retain(|slot| slot.0 < target);
         for action in actions {
             if self.replayed {
                 eprintln!("       -> {action:?}");
@@ -547,6 +580,7 @@ impl World {
                 Action::AnnounceStop { pid } => self.alive(pid).announced = true,
                 Action::Drain { pid, grace_ms, last, cause } => {
                     self.drains.push((self.now, pid));
+                    self.check_drain(pid, cause);
                     let p = &self.processes[&pid];
                     match cause {
                         Cause::Recycle(RecycleCause::MaxAge) => assert!(p.old_at <= self.now, "{pid:?} is not old"),
@@ -559,7 +593,7 @@ impl World {
                         }
                         Cause::Reload => {
                             assert!(
-                                !self.on_trial,
+                                !self.on_trial || !self.overlaps(),
                                 "{pid:?} was drained before the new generation had passed its trial"
                             );
                             assert_ne!(p.generation, self.master.generation(), "{pid:?} is not old");
@@ -622,17 +656,23 @@ impl World {
                     } else {
                         let count =
                             self.random.chance(30).then(|| 1 + self.random.below(self.policy.slots.into()) as u32);
-                        Event::SettingsLoaded { policy: self.policy.clone(), count, removes: self.random.chance(50) }
+                        let overlap = self.next_overlap.unwrap_or(self.policy.overlap);
+                        let policy = Policy { overlap, ..self.policy.clone() };
+                        Event::SettingsLoaded { policy, count, removes: self.random.chance(50) }
                     };
                     self.results.push_back(event);
                 }
                 Action::KeepSettings | Action::KeepProgram => {
                     self.on_trial = false;
+                    self.refused_at = None;
+                    // Without overlap, the same step may stop a worker of the new generation that has reached a limit.
+                    let recycles = |w: &Worker| !self.overlaps() && matches!(w.phase, Phase::Draining { .. });
+                    let serves = |w: &Worker| w.serving() || recycles(w);
                     let new = |slot: &SlotId| {
                         self.master
                             .workers()
                             .iter()
-                            .any(|w| w.slot == *slot && w.generation == self.master.generation() && w.serving())
+                            .any(|w| w.slot == *slot && w.generation == self.master.generation() && serves(w))
                     };
                     assert!(
                         (0..self.master.target()).map(SlotId).all(|slot| new(&slot)),
@@ -641,6 +681,8 @@ impl World {
                 }
                 Action::RestoreSettings { failed, .. } => {
                     self.on_trial = false;
+                    self.refused_at = Some(self.now);
+                    self.policy.overlap = self.overlap_before;
                     self.failed.insert(failed);
                 }
                 Action::BeginPreflight { .. } => {
@@ -663,6 +705,7 @@ impl World {
                 Action::BecomeNew => self.become_new(),
                 Action::BecomeOld { .. } => {
                     self.on_trial = false;
+                    self.refused_at = Some(self.now);
                     self.failed
                         .insert(self.master.workers().iter().map(|w| w.generation).max().unwrap_or(Generation(0)));
                     match self.random.chance(self.nature.exec_fails) {
@@ -696,9 +739,15 @@ impl World {
                     self.steered = live;
                 }
                 Action::Note(note) => {
-                    if let Note::TrialBegun { generation, .. } = note {
+                    if let Note::TrialBegun { generation, overlap, .. } = note {
                         self.on_trial = true;
-                        if self.random.chance(self.nature.bad_generation) {
+                        self.trial_generation = generation;
+                        self.overlap_before = self.policy.overlap;
+                        self.policy.overlap = self.next_overlap.take().unwrap_or(self.overlap_before);
+                        assert_eq!(overlap, self.overlaps());
+                        let bad = self.random.chance(self.nature.bad_generation);
+                        self.bad_code = bad && self.policy.code_on_disk;
+                        if bad {
                             self.bad.insert(generation);
                         }
                     }
@@ -725,6 +774,7 @@ impl World {
             return self.results.push_back(Event::ExecFailed);
         }
         if self.random.chance(self.nature.bad_take_over) {
+            self.refused_at = Some(self.now);
             return self.take_over(Takeover::Back);
         }
         let count = self.random.chance(30).then(|| 1 + self.random.below(self.policy.slots.into()) as u32);
@@ -749,8 +799,56 @@ impl World {
         self.perform(actions);
     }
 
+    /// Returns true if a worker may start beside another worker of its slot. During a trial the old and the new
+    /// settings count.
+    fn overlaps(&self) -> bool {
+        self.policy.overlap && (!self.on_trial || self.overlap_before)
+    }
+
+    /// Returns true if no worker may be replaced by choice, because its replacement would load code that was refused.
+    fn holds(&self) -> bool {
+        self.policy.code_on_disk && self.refused_at.is_some()
+    }
+
+    /// Asserts what must hold before a worker is told to drain because another one is to take its place.
+    fn check_drain(&mut self, pid: Pid, cause: Cause) {
+        let (Cause::Recycle(_) | Cause::Reload | Cause::RollBack) = cause else { return };
+        let (slot, target) = (self.processes[&pid].slot, self.master.target());
+        let serves = |other: &Worker| other.serving() && other.pid != Some(pid);
+        let others = self.master.workers().iter().filter(|w| serves(w) && w.slot != slot && w.slot.0 < target).count();
+        let replaced = self.master.workers().iter().any(|w| serves(w) && w.slot == slot);
+        let was_serving = self.processes[&pid].state == State::Serving;
+        if slot.0 >= target || replaced || !was_serving || !self.steers() {
+            let held = matches!(cause, Cause::Recycle(_)) && self.holds();
+            return assert!(!held || replaced, "{pid:?} was recycled although the last change was refused");
+        }
+        assert!(!self.overlaps(), "{pid:?} was told to drain before another worker served {slot:?}");
+        assert!(!(matches!(cause, Cause::Recycle(_)) && self.holds()), "{pid:?} was recycled although held");
+        assert!(others > 0 || target == 1, "the last worker that serves was stopped by choice: {pid:?}");
+        self.stopped.insert(slot);
+        assert_eq!(self.stopped.len(), 1, "more than one slot was stopped: {:?}", self.stopped);
+        let unproven = |p: &&Process| {
+            self.on_trial
+                && p.state == State::Serving
+                && p.generation == self.master.generation()
+                && self.now < p.serves_at + TRIAL
+        };
+        let unproven: Vec<_> = self.processes.values().filter(unproven).collect();
+        assert!(unproven.is_empty(), "{slot:?} was stopped although others are not proven: {unproven:?}");
+    }
+
     fn fork(&mut self, slot: SlotId, generation: Generation) {
         self.forks.push((self.now, slot));
+        // A program whose trial has failed does not have the old code and the old settings.
+        assert!(!self.on_trial || generation == self.trial_generation, "{generation:?} is forked by the wrong program");
+        let beside: Vec<_> = self.processes.values().filter(|p| p.slot == slot).collect();
+        assert!(beside.is_empty() || self.overlaps(), "two workers are in {slot:?}: {beside:?}");
+        let serves = |p: &&&Process| p.state == State::Serving && !p.doomed && p.generation == generation;
+        let held = self.holds() && !self.on_trial;
+        assert!(
+            !held || !beside.iter().any(|p| serves(&p)),
+            "a worker is replaced although the last change was refused"
+        );
         let nature = self.nature_of(slot);
         if self.random.chance(nature.fork_fails) {
             self.failures.push((self.now, slot));
@@ -776,12 +874,14 @@ impl World {
             due_read: 0,
             old_at: self.now + max_age_ms,
             rss: 0,
+            serves_at: 0,
             large_at: None,
         };
         self.processes.insert(pid, process);
         self.results.push_back(Event::Forked { slot, pid, max_age_ms });
         let boot = 50 + self.random.below(450);
-        if self.random.chance(nature.crash_at_boot) || (self.bad.contains(&generation) && self.random.chance(50)) {
+        let fails = self.bad_code || self.random.chance(nature.crash_at_boot);
+        if fails || (self.bad.contains(&generation) && self.random.chance(50)) {
             self.plan_fact(boot, Event::Exited { pid });
         } else if !self.random.chance(nature.never_ready) {
             self.plan_fact(boot, Event::Ready { pid });
@@ -888,7 +988,9 @@ impl World {
             let alive = |w: &Worker| matches!(w.phase, Phase::Forking | Phase::Starting { .. }) || w.serving();
             self.master.workers().iter().any(|w| w.slot.0 == slot && alive(w))
         };
-        let empty = (0..slots).filter(|slot| !has(*slot)).count() as u32;
+        // A slot whose last worker has not ended yet does not wait for a time but for this end.
+        let taken = |slot: u32| !self.overlaps() && self.master.workers().iter().any(|w| w.slot.0 == slot);
+        let empty = (0..slots).filter(|slot| !has(*slot) && !taken(*slot)).count() as u32;
         // Only what the master knows counts, because it cannot know yet of workers that became silent just now.
         let some_serve = self.master.workers().iter().any(|w| w.slot.0 < slots && w.serving() && !w.silent);
         let pace = if some_serve { EARLY } else { FLOOR };
@@ -970,8 +1072,8 @@ impl World {
         self.live().len() == workers.len()
             && workers.len() == self.master.target() as usize
             && !self.master.changes()
-            && workers.iter().all(|w| w.recycle.is_none() && w.generation == self.master.generation())
-            && !self.processes.iter().any(|(pid, p)| p.hung || self.asked_to_recycle.contains(pid))
+            && workers.iter().all(|w| (w.recycle.is_none() || self.holds()) && w.generation == self.master.generation())
+            && !self.processes.iter().any(|(pid, p)| p.hung || (self.asked_to_recycle.contains(pid) && !self.holds()))
     }
 
     // ---- time passes -----------------------------------------------------------------------------------------------

@@ -157,8 +157,8 @@ fn log_adopted(shell: &Shell, before: &str, failed: Option<String>) {
             pid,
             workers,
             reason,
-            "the old program has taken over again, with its old settings and with its workers, which never stopped \
-             serving"
+            "the old program has taken over again, with its old settings and with its workers that are left; they \
+             never stopped serving"
         ),
     }
 }

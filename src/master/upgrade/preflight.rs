@@ -54,11 +54,15 @@ pub(in super::super) fn begin(shell: &mut Shell, program: Option<PathBuf>) -> Pe
     let target = Target::of(shell, program).map_err(|panicked| panicked.to_string());
     match target.and_then(|target| try_program(shell, target)) {
         Ok(preflight) => {
+            let boots = match shell.resolved.settings.workers.overlap {
+                true => "boots a worker",
+                false => "boots no worker, because of workers.overlap",
+            };
             tracing::info!(
                 event = "upgrade_started",
                 pid = preflight.pid.0,
                 program = %preflight.path.display(),
-                "testing the new program beside this one: it reads the state and the settings, and boots a worker"
+                "testing the new program beside this one: it reads the state and the settings, and {boots}"
             );
             shell.upgrades.preflight = Some(preflight);
             Performed::Done
