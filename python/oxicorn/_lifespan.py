@@ -31,7 +31,9 @@ class Lifespan:
             return None
         self._task = self._loop.create_task(self._run(), name="lifespan")
         self._messages.put_nowait({"type": "lifespan.startup"})
-        return await self._answered["startup"]
+        failure = await self._answered["startup"]
+        _worker.hold_sigterm(self._loop)
+        return failure
 
     async def _run(self):
         try:

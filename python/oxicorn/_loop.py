@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import selectors
+import signal
 from collections.abc import Awaitable
 from typing import Any
 
@@ -57,6 +58,18 @@ class Loop(LoopBase, asyncio.SelectorEventLoop):
         handle = super().call_at(when, callback, *args, context=context)
         self._timer_scheduled()
         return handle
+
+    def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
+        super().add_signal_handler(sig, callback, *args)
+        if sig == signal.SIGTERM:
+            # The worker drains at a SIGTERM, and then it calls the app's handler too.
+            self._hold_sigterm()
+
+    def remove_signal_handler(self, sig: int) -> bool:
+        removed = super().remove_signal_handler(sig)
+        if sig == signal.SIGTERM:
+            self._hold_sigterm()
+        return removed
 
     def stop(self) -> None:
         super().stop()

@@ -6,6 +6,7 @@ be imported, and the end of the process. Refuses: to run the event loop (`_loop`
 
 import ast
 import os
+import signal
 import sys
 import time
 import traceback
@@ -20,6 +21,9 @@ FORMS = "pkg.module:attr, pkg.module, pkg.module:factory() or path/to/main.py"
 #: The names that are tried if only a module is given.
 DEFAULT_ATTRIBUTES = ("application", "app")
 
+#: Whether Python's own handler of SIGTERM was called.
+_term_seen = False
+
 #: The number of the worker's slot.
 slot = 0
 
@@ -32,6 +36,26 @@ TEXT_MAX = 300
 
 class AppError(Exception):
     """The name of the app is wrong, or does not name an ASGI app. The text is the whole sentence."""
+
+
+def take_sigterm():
+    """Sets a handler of SIGTERM that the handlers of libraries can chain to. Without one, some of them end the process
+    when they have done their work. The handler of the process stays the supervisor's, which begins the drain. The
+    worker calls Python's handler after it."""
+    signal.signal(signal.SIGTERM, _on_term)
+
+
+def _on_term(number, frame):
+    global _term_seen
+    _term_seen = True
+
+
+def hold_sigterm(loop):
+    """Gives SIGTERM back to the supervisor, after the app may have set a handler of its own."""
+    loop._hold_sigterm()
+    if _term_seen:
+        # It came while a handler of the app was in the place of the supervisor's.
+        signal.raise_signal(signal.SIGTERM)
 
 
 def prepare(environment, raw_env, chdir, pythonpath):
@@ -204,6 +228,9 @@ def explain(error, name):
         return str(error), None
     trace = _without_ours(error.__traceback__)
     details = "".join(traceback.format_exception(type(error), error, trace)).rstrip("\n")
+    if trace is None:
+        # Python leaves this line out if there is no frame, but people search a log for it.
+        details = "Traceback (most recent call last):\n" + details
     cause = error
     while isinstance(cause, BaseExceptionGroup):
         cause = cause.exceptions[0]

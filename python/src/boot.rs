@@ -23,6 +23,7 @@ use pyo3::{
     types::{PyBytes, PyDict},
 };
 use tokio::{
+    signal::unix::{SignalKind, signal},
     sync::oneshot,
     time::{Instant, timeout_at},
 };
@@ -64,6 +65,7 @@ pub(crate) async fn factory(context: WorkerContext) -> Result<Lifespan<AsgiServi
     let begun = Instant::now();
     let (imported, import) = oneshot::channel();
     WAITING.set(Some(Waiting { context, imported }));
+    tokio::spawn(tell_python_of_sigterm());
     let ended = || BootFailure::new("the interpreter of the worker ended before the app was ready");
     let Imported { app, lifespan, event_loop, started } = import.await.map_err(|_| ended())??;
     let started = if boot_timeout.is_zero() {
@@ -82,6 +84,21 @@ pub(crate) async fn factory(context: WorkerContext) -> Result<Lifespan<AsgiServi
     })?;
     let service = AsgiService(Arc::clone(&app));
     Ok(Lifespan::new(service).on_shutdown(shut_down(app, lifespan, event_loop)).shutdown_grace(grace))
+}
+
+/// Calls Python's handler of SIGTERM when the worker gets one, if the app has set such a handler. The worker itself
+/// drains then, in any case.
+async fn tell_python_of_sigterm() {
+    // The worker listens to the signal already, so this does not fail.
+    let Ok(mut term) = signal(SignalKind::terminate()) else { return };
+    // Once is enough: a handler that calls `sys.exit()` makes the worker send itself another SIGTERM.
+    if term.recv().await.is_some() {
+        let told =
+            Python::attach(|py| py.import("_thread")?.call_method1("interrupt_main", (libc::SIGTERM,)).map(drop));
+        if let Err(error) = told {
+            tracing::debug!(event = "sigterm_untold", %error, "Python's handler of SIGTERM cannot be called");
+        }
+    }
 }
 
 fn still_starting(lifespan: &Py<PyAny>, boot_timeout: Duration) -> BootFailure {
@@ -142,6 +159,7 @@ pub(crate) fn drive(py: Python<'_>, driver: Driver) -> Result<(), Box<dyn Error 
             return Ok(driver.run_to_end()?);
         }
     };
+    driver.hold_sigterm()?;
     let event_loop = EventLoop::new(py, driver, &settings)?;
     let booted =
         boot(py, &module, &event_loop, &name, (context, settings)).map_err(|error| failure(&module, error, &name));
@@ -179,6 +197,7 @@ fn prepare<'py>(py: Python<'py>, context: &WorkerContext, settings: &Settings) -
     let module = py.import("oxicorn._worker")?;
     module.setattr("slot", context.slot())?;
     module.setattr("threads_grace", settings.shutdown_grace.as_secs_f64())?;
+    module.call_method0("take_sigterm")?;
     let preparation = Preparation::new(py, settings, &[], |path| context.path(path))?;
     module.getattr("prepare")?.call1(preparation.into_pyobject(py)?)?;
     Ok(module)
@@ -193,6 +212,7 @@ fn boot(
     (context, settings): (WorkerContext, Arc<Settings>),
 ) -> PyResult<Imported> {
     let callable = module.call_method1("load", (name,))?;
+    module.call_method1("hold_sigterm", (event_loop.object(py),))?;
     // A loop that the import has run, such as by `asyncio.run()`, has left its own mark.
     let current = event_loop.object(py);
     py.import("asyncio")?.call_method1("set_event_loop", (current,))?;

@@ -8,7 +8,9 @@
 
 use std::{
     io::{self, PipeReader, PipeWriter, Read},
+    mem::MaybeUninit,
     os::fd::{AsFd, AsRawFd, BorrowedFd},
+    ptr,
     sync::atomic::{AtomicU32, Ordering},
 };
 
@@ -218,6 +220,36 @@ pub(crate) fn term_arms_alarm(seconds: u32) -> io::Result<()> {
     // SAFETY: alarm(2) is async-signal-safe, and the rest is arithmetic.
     unsafe { low_level::register(libc::SIGTERM, arm) }?;
     Ok(())
+}
+
+/// What this process does at a SIGTERM.
+#[derive(Clone, Copy)]
+pub(crate) struct TermAction(libc::sigaction);
+
+impl TermAction {
+    /// Returns the present action.
+    ///
+    /// # Errors
+    /// It does not fail in practice.
+    pub(crate) fn present() -> io::Result<Self> {
+        let mut action = MaybeUninit::uninit();
+        // SAFETY: without a new action the call only writes the present one to memory of ours.
+        let done = unsafe { libc::sigaction(libc::SIGTERM, ptr::null(), action.as_mut_ptr()) };
+        Errno::result(done)?;
+        // SAFETY: the call has succeeded, so it has written the action.
+        Ok(Self(unsafe { action.assume_init() }))
+    }
+
+    /// Makes this the action again, whatever other code of the process has set meanwhile.
+    ///
+    /// # Errors
+    /// It does not fail in practice.
+    pub(crate) fn restore(&self) -> io::Result<()> {
+        // SAFETY: this process had the action before, and its handler is a function of this program.
+        let done = unsafe { libc::sigaction(libc::SIGTERM, &raw const self.0, ptr::null_mut()) };
+        Errno::result(done)?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]

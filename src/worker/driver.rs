@@ -26,7 +26,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::sys::fd;
+use crate::sys::{fd, signals::TermAction};
 
 /// The whole work of the worker, which the outer loop of a [`Runtime`](crate::Runtime) runs step by step. The worker
 /// does nothing outside of [`drive`](Self::drive): it runs no factory and no request, and makes no heartbeat. If the
@@ -50,6 +50,8 @@ pub(super) struct Life {
     /// The waker of the worker's future. With a waker of its own, the future is polled only if it has been woken, and
     /// not in each drive.
     waker: Waker,
+    /// The action by which a SIGTERM begins the drain. The worker listens to the signal before it makes its driver.
+    term: Option<TermAction>,
 }
 
 /// What ends a drive or makes it poll the worker's future. It may be raised on any thread.
@@ -109,6 +111,7 @@ impl Driver {
             panicked: Cell::new(false),
             waker: Arc::new(LifeWaker(Arc::clone(&signals))).into(),
             signals,
+            term: TermAction::present().ok(),
         });
         (Self(Rc::clone(&life)), life)
     }
@@ -193,6 +196,15 @@ impl Driver {
     pub fn run_to_end(self) -> Result<(), DriveError> {
         while self.drive(None)? == Driven::Pending {}
         Ok(())
+    }
+
+    /// Makes a SIGTERM to this worker begin its drain again, after code of the app has set another action for it, as
+    /// libraries of an interpreter do. That action is lost.
+    ///
+    /// # Errors
+    /// It does not fail in practice.
+    pub fn hold_sigterm(&self) -> io::Result<()> {
+        self.0.term.as_ref().ok_or(io::ErrorKind::NotFound)?.restore()
     }
 
     /// Returns a waker that makes the present or the next [`drive`](Self::drive) return early.

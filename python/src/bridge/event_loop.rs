@@ -307,6 +307,11 @@ impl LoopBase {
         self.hub.scheduled();
     }
 
+    /// Makes SIGTERM begin the drain of the worker again, after the app has set a handler for it.
+    fn _hold_sigterm(&self) -> PyResult<()> {
+        Ok(Core::of_thread()?.driver.hold_sigterm()?)
+    }
+
     /// Ends `select()`; it may be called on any thread. Returns true if a `select()` inside of another one runs. Only
     /// the loop's own pipe ends that one.
     fn _interrupt(&self) -> bool {
