@@ -42,7 +42,7 @@ def _import_and_end(name, preparation, writer):
         os.dup2(2, 1)
         _worker.prepare(*preparation)
         app = _worker.load(name)
-        told = f"the app {name} was imported: {type(app).__module__}.{type(app).__qualname__}", None
+        told = f"the app {name} was imported ({_kind(app)})", None
     except BaseException as error:
         told = None, _worker.explain(error, name)[0]
     with os.fdopen(writer, "w") as file:
@@ -51,6 +51,11 @@ def _import_and_end(name, preparation, writer):
         if stream is not None:
             stream.flush()
     os._exit(0)
+
+
+def _kind(app):
+    kind = type(app)
+    return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _read(reader, timeout):

@@ -92,7 +92,7 @@ impl App {
         // threads must not fork.
         let app = hook.map(|check| hook::flat("App::check", || check(&info.setup(&resolved, None))));
         let refused = app.as_ref().is_some_and(Result::is_err).then_some(ProgramExit::Usage);
-        let exit = refused.or_else(|| rehearsal.as_ref().and_then(Rehearsal::exit));
+        let exit = rehearsal.as_ref().and_then(Rehearsal::exit).or(refused);
         if json {
             let start = rehearsal.as_ref().map(Rehearsal::to_json);
             let mut told = json!({ "ok": exit.is_none(), "problems": [], "warnings": warnings, "running": change, "start": start });
@@ -112,6 +112,8 @@ impl App {
             }
             match app {
                 Some(Ok(lines)) => lines.iter().for_each(|line| terminal::result(line)),
+                // The rehearsal has failed for the same reason, and tells it below.
+                Some(Err(reason)) if rehearsal.as_ref().is_some_and(|rehearsal| rehearsal.tells(&reason)) => {}
                 Some(Err(reason)) => drop(refuse(&reason)),
                 None => {}
             }
@@ -166,6 +168,10 @@ impl Rehearsal {
         self.failures.first().map(|(exit, _)| *exit)
     }
 
+    fn tells(&self, reason: &str) -> bool {
+        self.failures.iter().any(|(_, other)| other == reason)
+    }
+
     fn lines(&self) -> Vec<String> {
         let mut lines = self.held.clone();
         if self.failures.is_empty() {
@@ -205,7 +211,12 @@ fn boot(work: Box<dyn FnOnce(WorkerSeed) -> u8>, resolved: Arc<Resolved>, app: R
     let workers = &resolved.settings.workers;
     let (patience, grace) = (workers.boot_timeout, workers.graceful_timeout);
     match fork_worker(resolved, app) {
-        Ok((Forked::Child, seed, _)) => Side::Worker(work(seed)),
+        Ok((Forked::Child, seed, _)) => {
+            // What the app prints must not mix with the output of the command, which may be JSON. If this fails, it
+            // mixes.
+            let _ = fd::stdout_to_stderr();
+            Side::Worker(work(seed))
+        }
         Ok((Forked::Parent { child }, seed, channel)) => {
             // The seed holds the worker's end of the channel and keeps the signals blocked. Dropping the seed in the
             // parent closes that end and unblocks the signals.

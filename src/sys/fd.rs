@@ -37,6 +37,14 @@ pub(crate) fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
 }
 
+/// Sends what this process writes to its stdout to its stderr from now on.
+///
+/// # Errors
+/// The kernel's errors, such as EBADF if stderr is closed.
+pub(crate) fn stdout_to_stderr() -> io::Result<()> {
+    Ok(nix::unistd::dup2_stdout(io::stderr())?)
+}
+
 /// Sends one whole message on a socket, without blocking and without SIGPIPE. Returns `false` if the socket has no room
 /// for the message now. Do not send an empty message: the receiver would take it for a closed channel.
 ///
