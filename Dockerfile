@@ -16,14 +16,15 @@ FROM $RUST AS build
 # image.
 WORKDIR /build
 
-# The dependencies, in a layer that a change of the sources does not rebuild. testkit and fuzz are for tests only, so
-# their manifests are enough, with an empty library.
+# The dependencies, in a layer that a change of the sources does not rebuild. No part of testkit, fuzz and python
+# is in the program, so their manifests are enough, with an empty library.
 COPY Cargo.toml Cargo.lock ./
 COPY service/Cargo.toml service/
 COPY testkit/Cargo.toml testkit/
 COPY fuzz/Cargo.toml fuzz/
+COPY python/Cargo.toml python/
 RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
-    mkdir src service/src testkit/src && touch src/lib.rs testkit/src/lib.rs && echo 'fn main() {}' > service/src/main.rs \
+    mkdir src service/src testkit/src python/src && touch src/lib.rs testkit/src/lib.rs python/src/lib.rs && echo 'fn main() {}' > service/src/main.rs \
     && cargo build --release --locked --bin oxicorn \
     && rm -r src service/src
 
