@@ -1,12 +1,12 @@
-# The tasks of this project. All need cargo and a C compiler. `make test` also needs Debian's apt-get, python3 and root
-# (or the right to make namespaces and cgroups). When something is missing, a test fails and says so. No test is
-# skipped.
+# The tasks of this project. All need cargo and a C compiler. `make lint` and all that builds the Python package need
+# CPython 3.11, 3.12 or 3.13. `make test` also needs Debian's apt-get, python3 and root (or the right to make namespaces
+# and cgroups). When something is missing, a test fails and says so. No test is skipped.
 
 .DEFAULT_GOAL := help
 .PHONY: help install uninstall deb run docs test test-full lint compile suite suite-alone needs release \
 	mutants release-checks bench-guard schemathesis browser siege clients test-docker soak-schemathesis \
 	soak-siege soak-clients soak-docker soak-fuzz soak-stop soak-storm clients-needs docker-needs chaos cost \
-	bench bench-peers bench-facts
+	bench bench-peers bench-facts wheel test-python soak-python bench-python losses-python
 
 # The release build is made once. The tests are debug builds, but they start that binary instead of their own.
 ON_RELEASE = OXICORN_TEST_BINARY=$(CURDIR)/target/release/oxicorn
@@ -97,6 +97,42 @@ soak-docker: docker-needs ## the same, compiled in the Dockerfile: 15 minutes, l
 docker-needs: target/docker-client target/mongod target/clients-proxies
 	@for program in curl debootstrap openssl; do command -v $$program >/dev/null || missing=yes; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends curl debootstrap openssl; }
+
+# Every CPython that python/pythons finds. `make wheel PYTHONS=python3.12` makes the wheel of one.
+PYTHONS = $(shell python/pythons)
+
+wheel: target/maturin ## the Python package: a source distribution, and a wheel for each CPython 3.11 to 3.13 that is found, in target/wheels
+	target/maturin/bin/maturin sdist --manifest-path python/Cargo.toml --out target/wheels
+	@test -n "$(PYTHONS)"
+	target/maturin/bin/maturin build --release --manifest-path python/Cargo.toml --out target/wheels \
+		--compatibility manylinux_2_28 $(PYTHONS:%=--interpreter %) -- -C linker=$(CURDIR)/python/zig-cc
+
+test-python: ## the tests of the Python package, on its wheel and one CPython (ARGS="-k lifespan")
+	python/tests/run "$$(python/pythons | head -n 1)" $(ARGS)
+
+soak-python: ## the same on every CPython that is found, a build of the source distribution, and the long benchmarks
+	set -e; for python in $$(python/pythons); do python/tests/run $$python; done
+	python3 -m pip wheel --quiet --no-deps --wheel-dir target/wheels/of-sdist target/wheels/oxicorn-*.tar.gz
+	$(MAKE) bench-python ARGS="--rounds 12"
+	$(MAKE) losses-python
+
+bench-python: target/bench-python ## CPU time and memory of Python apps, compared with Uvicorn and Granian; the last line is the verdict (ARGS="--row FastAPI --rounds 4")
+	target/bench-python/bin/python benches/python/run.py $(ARGS)
+
+losses-python: target/bench-python ## requests lost in reloads, recycles, upgrades and scales, compared with four Python servers; the last line is the verdict
+	cargo build --release --quiet --package oxicorn-testkit --example load
+	target/bench-python/bin/python benches/python/losses.py $(ARGS)
+
+# The servers to compare with, and oxicorn's own wheel, which is made and installed anew each time.
+.PHONY: target/bench-python
+target/bench-python:
+	$(call packages,wrk)
+	python=$$(python/pythons | head -n 1) && $(MAKE) wheel PYTHONS=$$python && \
+		{ cmp -s benches/python/requirements.txt $@/requirements.txt || { rm -rf $@ && $$python -m venv $@ && \
+			$@/bin/pip install --quiet --requirement benches/python/requirements.txt && \
+			cp benches/python/requirements.txt $@; }; } && \
+		$@/bin/pip install --quiet --force-reinstall --no-deps \
+			target/wheels/oxicorn-*-$$($$python -c 'import sys; print("cp%d%d" % sys.version_info[:2])')-*.whl
 
 bench: ## compare oxicorn with bare hyper, nginx, Granian, Uvicorn and Gunicorn (after bench-peers); report in target/bench (ARGS="--list")
 	cargo bench --bench load -- $(ARGS)
@@ -239,6 +275,11 @@ target/peers-facts:
 target/bench-peers:
 	python3 -m pip install --quiet --target $@.new fastapi==0.165.0 granian==2.8.7 gunicorn==27.0.1 'h2==4.4.1' httptools==0.9.0 \
 		uvicorn==0.54.0 uvicorn-worker==0.4.0 uvloop==0.23.0
+	mv $@.new $@
+
+# maturin makes the wheels, and zig links them.
+target/maturin:
+	python3 -m pip install --quiet --target $@.new maturin==1.16.0 ziglang==0.17.1
 	mv $@.new $@
 
 target/schemathesis:
