@@ -20,8 +20,9 @@ run: ## build and serve the reference service on http://127.0.0.1:8000, facts in
 docs: ## write the generated pages of docs/reference again: settings and command line
 	REWRITE=1 cargo test --test suite -- docs::generated::
 
-lint: ## formatting, clippy, the library without its features, and its documentation
+lint: target/ruff ## formatting, clippy, the library without its features, its documentation, and ruff on the Python package
 	cargo fmt --check
+	target/ruff/bin/ruff check --quiet --config python/pyproject.toml python benches/python
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo clippy --package oxicorn --no-default-features -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --package oxicorn --all-features --no-deps
@@ -280,6 +281,10 @@ target/bench-peers:
 # maturin makes the wheels, and zig links them.
 target/maturin:
 	python3 -m pip install --quiet --target $@.new maturin==1.16.0 ziglang==0.17.1
+	mv $@.new $@
+
+target/ruff:
+	python3 -m pip install --quiet --target $@.new ruff==0.17.5
 	mv $@.new $@
 
 target/schemathesis:

@@ -89,8 +89,8 @@ def settings(folder, port, workers, **tables):
 class Server:
     """A running server: `name` is uvicorn, granian, gunicorn, gunicorn-uvicorn, oxicorn, or a name from `custom`.
 
-    `pid` is its first process, which is `process` until Gunicorn is upgraded. `custom` has the commands of more servers,
-    with {app} and {port} in them. `words` are more words of the command.
+    `pid` is its first process, which is `process` until Gunicorn is upgraded. `custom` has the commands of more
+    servers, with {app} and {port} in them. `words` are more words of the command.
     """
 
     def __init__(

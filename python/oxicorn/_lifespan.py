@@ -116,7 +116,8 @@ class Lifespan:
         await asyncio.gather(*left, return_exceptions=True)
         for task in left:
             if not task.cancelled() and task.exception() is not None:
-                context = {"message": "unhandled exception during shutdown", "exception": task.exception(), "task": task}
+                context = {"message": "unhandled exception during shutdown", "exception": task.exception()}
+                context["task"] = task
                 self._loop.call_exception_handler(context)
 
     async def _end_executor(self):

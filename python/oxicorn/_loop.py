@@ -1,6 +1,7 @@
 """The event loop of a worker: asyncio's own, whose selector is tokio.
 
-Owns: the Python part of the loop and of its selector. Refuses: everything that asyncio's `SelectorEventLoop` does itself.
+Owns: the Python part of the loop and of its selector. Refuses: everything that asyncio's `SelectorEventLoop` does
+itself.
 """
 
 from __future__ import annotations

@@ -262,7 +262,7 @@ def test_a_socket_that_was_passed_has_its_own_addresses(launch):
         )
         if UVICORN:
             # Uvicorn says "Uvicorn running on socket ('127.0.0.1', 1234)".
-            prepared.addresses = ["%s:%d" % listener.getsockname()]
+            prepared.addresses = ["{}:{}".format(*listener.getsockname())]
         prepared.serving()
         with socket.create_connection(listener.getsockname(), 20) as connection:
             scope = Raw(connection=connection).get("/").json()

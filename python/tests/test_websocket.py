@@ -9,7 +9,7 @@ import pytest
 import websockets
 import websockets.sync.client
 
-from clients import (BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Http2, Raw, RawWebSocket, get)
+from clients import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Http2, Raw, RawWebSocket, get
 from harness import eventually
 
 KIB = 1024

@@ -6,6 +6,7 @@ import time
 from starlette.applications import Starlette
 from starlette.responses import StreamingResponse
 from starlette.routing import Route
+
 from toolkit import Routes, body, record, start, text
 
 app = Routes()
@@ -68,7 +69,7 @@ async def waits_in_send(scope, receive, send):
 
     async def much():
         await start(send)
-        for number in range(4000):
+        for _ in range(4000):
             sending = asyncio.ensure_future(body(send, CHUNK, True))
             done, _ = await asyncio.wait([sending], timeout=0.5)
             if not done:
