@@ -31,7 +31,7 @@ def server(shared):
     ("/timers", [{"tuple": [delay, True]} for delay in (0.0, 0.03, 0.06, 0.09)]),
     ("/threadsafe", ["woken", "coroutine"]),
     ("/asyncio-run-in-a-thread", True),
-    ("/readers", ["onetwo", 500_000]),
+    ("/readers", ["onetwo", 6, 500_000]),
     ("/streams", 60),
     ("/processes", ["piped", 3, -15, [0] * 10, 4]),
     ("/pools", [49, 49]),

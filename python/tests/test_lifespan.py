@@ -211,7 +211,7 @@ def test_the_app_of_the_settings_file_is_served_without_an_argument(launch):
 
 @pytest.mark.needs_oxicorn
 def test_an_import_that_blocks_is_no_hang(launch):
-    text = "import time\ntime.sleep(2.5)\n" + FINE
+    text = "import time\ntime.sleep(1.8)\n" + FINE
     server = launch("main:app", files={"main.py": text}, settings={"workers.timeout": "1s"})
     assert server.events("worker_hung") == []
     assert get(server, "/").text == "fine"

@@ -56,9 +56,9 @@ async def lifespan(scope, receive, send):
     if MODE == "startup returns":
         return
     if MODE == "startup is slow":
-        await asyncio.sleep(1.5)
+        await asyncio.sleep(0.8)
     if MODE == "startup blocks":
-        time.sleep(2.5)
+        time.sleep(1.8)
     app.kept = asyncio.create_task(background())
     app.generator = generator()
     await anext(app.generator)
