@@ -1,0 +1,1 @@
+"""Facts: a small service that shows what a real one needs."""
