@@ -62,6 +62,7 @@ fn default_seconds(section: &str, key: &str) -> u64 {
 
 const SERVICE: &str = "deploy/systemd/oxicorn.service";
 const SOCKET: &str = "deploy/systemd/oxicorn.socket";
+const FASTAPI: &str = "deploy/systemd/fastapi.service";
 
 /// Returns the value of a key in a systemd unit. If the key occurs several times, the last value counts.
 fn unit_key(unit: &str, key: &str) -> String {
@@ -73,10 +74,14 @@ fn unit_key(unit: &str, key: &str) -> String {
 /// program is not installed on the test machine.
 fn units() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
-    for name in [SERVICE, SOCKET] {
+    for (name, program) in [
+        (SERVICE, "/usr/local/bin/oxicorn"),
+        (SOCKET, "/usr/local/bin/oxicorn"),
+        (FASTAPI, "/srv/facts/current/.venv/bin/oxicorn"),
+    ] {
         let unit = read(name);
-        assert!(name == SOCKET || unit.contains("=/usr/local/bin/oxicorn "), "{name} starts another program");
-        let unit = unit.replace("/usr/local/bin/oxicorn", env!("CARGO_BIN_EXE_oxicorn"));
+        assert!(name == SOCKET || unit.contains(&format!("={program} ")), "{name} starts another program");
+        let unit = unit.replace(program, env!("CARGO_BIN_EXE_oxicorn"));
         let path = folder.path().join(Path::new(name).file_name().expect("a name"));
         fs::write(path, unit).expect("our own folder");
     }
@@ -87,17 +92,19 @@ fn units() -> tempfile::TempDir {
 fn systemd_accepts_the_units_and_rates_the_service_as_well_confined() {
     let folder = units();
     let path = |name: &str| folder.path().join(name).display().to_string();
-    let (service, socket) = (path("oxicorn.service"), path("oxicorn.socket"));
-    let verified = run("systemd-analyze", &["verify", "--man=no", &service, &socket]);
+    let (service, socket, fastapi) = (path("oxicorn.service"), path("oxicorn.socket"), path("fastapi.service"));
+    let verified = run("systemd-analyze", &["verify", "--man=no", &service, &socket, &fastapi]);
     // systemd-analyze only warns about keys that it does not know, so the test requires an empty output.
     assert_eq!((verified.status.code(), text(&verified).as_str()), (Some(0), ""));
 
     // The threshold is in tenths. The value 20 allows an exposure of 2.0 on systemd's scale of 10.
-    let judged = run("systemd-analyze", &["security", "--offline=true", "--threshold=20", "--no-pager", &service]);
-    let judged_text = text(&judged);
-    let last = judged_text.lines().rev().find(|line| line.contains("exposure")).unwrap_or_default();
-    assert!(judged.status.success() && last.contains(" OK "), "{judged_text}");
-    eprintln!("{}", last.trim());
+    for unit in [&service, &fastapi] {
+        let judged = run("systemd-analyze", &["security", "--offline=true", "--threshold=20", "--no-pager", unit]);
+        let judged_text = text(&judged);
+        let last = judged_text.lines().rev().find(|line| line.contains("exposure")).unwrap_or_default();
+        assert!(judged.status.success() && last.contains(" OK "), "{judged_text}");
+        eprintln!("{}", last.trim());
+    }
 }
 
 #[test]
@@ -114,6 +121,14 @@ fn the_units_timeouts_leave_room_for_the_services_own() {
     assert_eq!(unit_key(&unit, "Type"), "notify", "systemd 252 knows no other that waits for READY");
     let backlog = read("supervisor.toml").parse::<toml::Table>().expect("TOML")["server"]["backlog"].to_string();
     assert_eq!(unit_key(&read(SOCKET), "Backlog"), backlog);
+
+    let fastapi = read(FASTAPI);
+    assert!(seconds(&unit_key(&fastapi, "TimeoutStopSec")) > graceful + delay);
+    // Under Python `workers.boot_timeout` is 5 minutes by default.
+    assert!(seconds(&unit_key(&fastapi, "TimeoutStartSec")) > 300);
+    for key in ["Type", "KillMode", "RestartPreventExitStatus", "SystemCallErrorNumber"] {
+        assert_eq!(unit_key(&fastapi, key), unit_key(&unit, key), "{key}");
+    }
 }
 
 /// Runs systemd's own tools on the files beside the units. These tools make the user that the units name, and the
@@ -291,6 +306,10 @@ const MANIFESTS: [&str; 4] = [
     "deploy/kubernetes/secret.yaml.example",
 ];
 
+/// The manifests of the reference service, and that of a FastAPI app.
+const ALL_MANIFESTS: [&str; 5] = [MANIFESTS[0], MANIFESTS[1], FASTAPI_MANIFEST, MANIFESTS[2], MANIFESTS[3]];
+const FASTAPI_MANIFEST: &str = "deploy/kubernetes/fastapi.yaml";
+
 fn of_kind<'a>(documents: &'a [Value], kind: &str) -> &'a Value {
     let mut found = documents.iter().filter(|document| document["kind"] == kind);
     let one = found.next().unwrap_or_else(|| panic!("there is no {kind}"));
@@ -304,12 +323,16 @@ fn the_published_schemas_of_kubernetes_accept_every_file() {
         fs::read_dir(root().join("deploy/kubernetes")).expect("our own folder").flatten().collect();
     listed.sort_by_key(fs::DirEntry::file_name);
     let listed: Vec<_> = listed.iter().map(|entry| entry.file_name().display().to_string()).collect();
-    assert_eq!(listed, MANIFESTS.map(|name| name.rsplit('/').next().unwrap_or_default()), "a file that no check reads");
+    assert_eq!(
+        listed,
+        ALL_MANIFESTS.map(|name| name.rsplit('/').next().unwrap_or_default()),
+        "a file that is not checked"
+    );
     let validated =
-        python("kubernetes-validate", &[&["-m", "kubernetes_validate", "--strict"], &MANIFESTS[..]].concat());
+        python("kubernetes-validate", &[&["-m", "kubernetes_validate", "--strict"], &ALL_MANIFESTS[..]].concat());
     let told = text(&validated);
     assert!(validated.status.success() && !told.contains("WARN"), "{told}");
-    assert_eq!(told.matches(" passed for resource ").count(), yaml(&MANIFESTS).len(), "{told}");
+    assert_eq!(told.matches(" passed for resource ").count(), yaml(&ALL_MANIFESTS).len(), "{told}");
 }
 
 #[test]
@@ -346,6 +369,30 @@ fn the_manifests_agree_with_each_other() {
     let uri = secret["stringData"]["MONGODB_URI"].as_str().expect("a URI");
     let hosts = uri.split_once('@').and_then(|(_, rest)| rest.split('/').next()).unwrap_or_default();
     assert!(uri.contains("replicaSet=") && hosts.split(',').count() >= 3, "{uri} names no replica set's members");
+}
+
+#[test]
+fn the_manifest_of_a_fastapi_app_agrees_with_itself_and_the_settings() {
+    let documents = yaml(&[FASTAPI_MANIFEST]);
+    let [settings, deployment, service] = ["ConfigMap", "Deployment", "Service"].map(|kind| of_kind(&documents, kind));
+    let pod = &deployment["spec"]["template"]["spec"];
+    let labels = &deployment["spec"]["template"]["metadata"]["labels"];
+    for selector in [&deployment["spec"]["selector"]["matchLabels"], &service["spec"]["selector"]] {
+        assert_eq!(selector, labels);
+    }
+    let settings: toml::Table =
+        settings["data"]["supervisor.toml"].as_str().expect("a text").parse().expect("it is TOML");
+    assert_eq!(settings["workers"]["count"].as_integer(), Some(1), "one worker in each pod");
+    let [graceful, delay] =
+        ["graceful_timeout", "shutdown_delay"].map(|key| seconds(settings["workers"][key].as_str().expect("a time")));
+    assert!(pod["terminationGracePeriodSeconds"].as_u64().expect("a number") > graceful + delay);
+    let container = &pod["containers"][0];
+    let probe = &container["startupProbe"];
+    let patience = probe["periodSeconds"].as_u64().zip(probe["failureThreshold"].as_u64());
+    assert!(patience.is_some_and(|(period, times)| period * times >= 300), "workers.boot_timeout is 5 minutes");
+    assert_eq!(container["readinessProbe"]["httpGet"]["path"], "/ready");
+    assert_eq!(container["livenessProbe"]["httpGet"]["path"], "/health");
+    assert_eq!(container["image"], pod["initContainers"][0]["image"]);
 }
 
 #[test]
