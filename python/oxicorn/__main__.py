@@ -19,12 +19,18 @@ def main():
 def _command(argv, orig_argv):
     """Returns the command line of the master.
 
-    The master runs without `site` (-S): each worker imports it later. `_master.py` gets the path of this program
-    first, so that an upgrade can execute it anew, and then the arguments.
+    The master runs without `site` (-S): each worker imports it later. `_master.py` first gets the way in which this
+    program was started, so that an upgrade can start it anew, and then the arguments.
+
+    Links in the folders of the interpreter and of the package are followed here. A virtual environment often stands
+    behind a link that is turned to the next one before an upgrade, and the way back needs this one. The last part of
+    the interpreter's path is kept: it is a link that leads out of the environment.
     """
-    master = os.path.join(os.path.dirname(os.path.abspath(__file__)), "_master.py")
-    program = "-m" if _is_module() else argv[0]
-    return [sys.executable, *_interpreter_options(orig_argv[1:]), "-S", master, program, *argv[1:]]
+    folder, name = os.path.split(sys.executable)
+    executable = os.path.join(os.path.realpath(folder), name)
+    master = os.path.join(os.path.realpath(os.path.dirname(__file__)), "_master.py")
+    started = ("-m", sys.executable) if _is_module() else ("script", os.path.abspath(argv[0]))
+    return [executable, *_interpreter_options(orig_argv[1:]), "-S", master, *started, *argv[1:]]
 
 
 def _is_module():

@@ -1,19 +1,55 @@
-"""The master: `python -S _master.py PROGRAM ARGUMENTS`.
+"""The master: `python -S _master.py HOW PATH ARGUMENTS`. HOW and PATH tell how the program was started: `script` and
+the path of the command, or `-m` and the path of the interpreter.
 
-Owns: the load of the extension module, which runs the command. Refuses: to import the app, `site`, `asyncio` or
-anything else that a master can do without. The workers are forked from this process.
+Owns: the load of the extension module, which runs the command, and the code of this package that the workers run.
+Refuses: to import the app, `site`, `asyncio` or anything else that a master can do without. The workers are forked from
+this process.
 """
 
+import _frozen_importlib
+import _frozen_importlib_external
 import _signal
+import posix
 import sys
+
+#: The folder of the package. Its path has no links, see `__main__.py`.
+FOLDER = __file__.rpartition("/")[0]
+
+#: The modules that no worker imports.
+NOT_FOR_WORKERS = ("__init__.py", "__main__.py", "_master.py")
+
+
+class _Code:
+    """Imports the modules of this package from code that the master has read at its start. The files may belong to
+    another version by the time a worker is forked, because `pip install -U` replaces them in place."""
+
+    def __init__(self):
+        self._codes = {}
+        for file in posix.listdir(FOLDER):
+            if file.endswith(".py") and file not in NOT_FOR_WORKERS:
+                name, path = f"oxicorn.{file[:-3]}", f"{FOLDER}/{file}"
+                loader = _frozen_importlib_external.SourceFileLoader(name, path)
+                self._codes[name] = path, loader.get_code(name)
+
+    def find_spec(self, name, path=None, target=None):
+        if name not in self._codes:
+            return None
+        spec = _frozen_importlib.ModuleSpec(name, self, origin=self._codes[name][0])
+        spec.has_location = True
+        return spec
+
+    def create_module(self, spec):
+        return None
+
+    def exec_module(self, module):
+        exec(self._codes[module.__name__][1], module.__dict__)
 
 
 def _extension():
     # The folder of this file is not on `sys.path` for long: its modules are private.
-    folder = __file__.rpartition("/")[0]
     if not sys.flags.safe_path:
         del sys.path[0]
-    sys.path.insert(0, folder.rpartition("/")[0])
+    sys.path.insert(0, FOLDER.rpartition("/")[0])
     import oxicorn._oxicorn
 
     del sys.path[0]
@@ -23,7 +59,12 @@ def _extension():
 def main():
     # The supervisor has its own handler, which would call Python's too. That one raises KeyboardInterrupt.
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    code = _extension().main(sys.argv[1:])
+    extension = _extension()
+    sys.meta_path.insert(0, _Code())
+    how, path, *arguments = sys.argv[1:]
+    program = path if how == "script" else f"{FOLDER}/__main__.py"
+    options = sys.orig_argv[1 : sys.orig_argv.index("-S")]
+    code = extension.main([program, *arguments], how == "script", path, options)
     # A worker returns here too, with the app in it.
     worker = sys.modules.get("oxicorn._worker")
     if worker is not None:

@@ -66,8 +66,8 @@ def prepare(environment, raw_env, chdir, pythonpath):
     # multiprocessing's, would lack `site` too.
     sys.flags = _oxicorn.flags_with_site()
     main = sys.modules["__main__"]
-    program = sys.argv[1] if len(sys.argv) > 1 else "-m"
-    sys.argv = [os.path.join(FOLDER, "__main__.py") if program == "-m" else program, *sys.argv[2:]]
+    _, how, path, *arguments = sys.argv
+    sys.argv = [path if how == "script" else os.path.join(FOLDER, "__main__.py"), *arguments]
     import site
 
     site.main()

@@ -10,6 +10,7 @@ mod program;
 mod runtime;
 mod settings;
 mod told;
+mod upgrade;
 
 use pyo3::prelude::*;
 

@@ -3,7 +3,7 @@
 //! Owns: what this program declares to the supervisor: its argument, its table and its hooks. Refuses: to start a
 //! process, which `oxicorn/__main__.py` does.
 
-use std::ffi::OsString;
+use std::{ffi::OsString, path::PathBuf};
 
 use oxicorn::{App, SetupContext};
 use pyo3::prelude::*;
@@ -12,19 +12,22 @@ use crate::{
     boot::{self, Preparation},
     runtime::Interpreter,
     settings::Python as Settings,
+    upgrade::Start,
 };
 
 /// Runs the command of a command line, and returns the exit code of the process. Returns in the master, and in each
-/// worker that it forks. The first argument is the path of the program.
+/// worker that it forks. `path` is the path by which the program was started: that of the command if `is_script`, or
+/// else that of the interpreter, which has these `options`.
 #[pyfunction]
-pub(crate) fn main(command_line: Vec<OsString>) -> u8 {
+pub(crate) fn main(command_line: Vec<OsString>, is_script: bool, path: PathBuf, options: Vec<OsString>) -> u8 {
+    let start = if is_script { Start::Script(path) } else { Start::Module { interpreter: path, options } };
     App::new(boot::factory)
         .version(env!("CARGO_PKG_VERSION"))
         .positional("APP", "The ASGI app: pkg.module:attr, pkg.module, pkg.module:factory() or path/to/main.py")
         .table::<Settings>("python")
         .prepare(has_app)
         .check(check)
-        .runtime(Interpreter::default())
+        .runtime(Interpreter::new(start))
         .exit_code_from(command_line)
 }
 
@@ -43,7 +46,7 @@ fn check(setup: &SetupContext<'_>) -> Result<Vec<String>, String> {
     let settings = setup.table::<Settings>();
     let process = &setup.settings().process;
     let boot_timeout = setup.settings().workers.boot_timeout;
-    let timeout = (!boot_timeout.is_zero()).then(|| boot_timeout.as_secs_f64());
+    let timeout = (!boot_timeout.is_zero()).then_some(boot_timeout.as_secs_f64());
     let told = Python::attach(|py| {
         let preparation = Preparation::new(py, &settings, &process.env, |path| setup.path(path))?;
         let check = py.import("oxicorn._check")?.getattr("check")?;

@@ -3,18 +3,25 @@
 //! Owns: what the interpreter needs around a fork, and the defaults of settings for Python. Refuses: to import the app
 //! (`boot`) and to run the event loop (`bridge`).
 
-use std::{cell::Cell, error::Error};
+use std::{cell::Cell, error::Error, path::Path};
 
-use oxicorn::{Driver, Runtime};
+use oxicorn::{Driver, Runtime, UpgradeCommand};
 use pyo3::{Python, ffi};
 
-use crate::boot;
+use crate::{boot, upgrade::Start};
 
 /// The interpreter, which the master keeps without `site` and without the app.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Interpreter {
+    start: Start,
     /// True between the two hooks of a fork. The second half of a fork must not come without the first.
     forks: Cell<bool>,
+}
+
+impl Interpreter {
+    pub(crate) fn new(start: Start) -> Self {
+        Self { start, forks: Cell::new(false) }
+    }
 }
 
 impl Runtime for Interpreter {
@@ -65,6 +72,10 @@ impl Runtime for Interpreter {
                 ffi::PyOS_AfterFork_Child();
             }
         });
+    }
+
+    fn upgrade_command(&self, asked: Option<&Path>) -> Option<UpgradeCommand> {
+        Some(self.start.again(asked))
     }
 
     fn drive(&self, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {

@@ -1,0 +1,162 @@
+"""Promise: an upgrade follows a virtual environment behind a link that was turned to another one, and its way back is
+the old environment. A wheel that is replaced in place does not disturb the workers of the running service."""
+
+import os
+import shutil
+import signal
+import subprocess
+
+import pytest
+
+from clients import get
+from harness import APPS, eventually
+from test_process import interpreter, package
+
+pytestmark = pytest.mark.needs_oxicorn
+
+APP = """
+import sys
+
+import release
+from process import app
+"""
+
+
+class Releases:
+    """Virtual environments, each with a copy of the package, and the link `current` to one of them."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.current = folder / "current"
+
+    def make(self, name, release=""):
+        """Makes an environment. `release` is the code of a module in it that the app imports."""
+        place = self.folder / name
+        subprocess.run([interpreter(), "-m", "venv", "--without-pip", str(place)], check=True, timeout=60)
+        [site] = (place / "lib").glob("python3.*/site-packages")
+        shutil.copytree(f"{package()}/oxicorn", site / "oxicorn", ignore=shutil.ignore_patterns("__pycache__"))
+        (site / "release.py").write_text(release)
+        script = place / "bin" / "oxicorn"
+        script.write_text(
+            f"#!{place}/bin/python\nimport sys\nfrom oxicorn.__main__ import main\nsys.exit(main())\n"
+        )
+        script.chmod(0o755)
+        return site
+
+    def turn(self, name):
+        fresh = self.folder / "fresh"
+        fresh.symlink_to(name)
+        fresh.rename(self.current)
+
+
+@pytest.fixture
+def releases(tmp_path):
+    made = Releases(tmp_path)
+    made.make("one")
+    made.turn("one")
+    return made
+
+
+@pytest.fixture(params=["bin/oxicorn", "bin/python -X dev -m oxicorn"])
+def server(request, launch, monkeypatch, releases):
+    monkeypatch.setenv("OXICORN_PYTHON_COMMAND", f"{releases.current}/{request.param}")
+    return started(launch)
+
+
+def started(launch, **environment):
+    return launch(
+        "main:app",
+        files={"main.py": APP},
+        settings={"python.pythonpath": [str(APPS)]},
+        environment=environment,
+    )
+
+
+def prefix(server):
+    return get(server, "/facts").json()["prefix"]
+
+
+def renew(server):
+    """Kills the only worker, so that the present master forks one."""
+    [worker] = server.serving_pids()
+    os.kill(worker, signal.SIGKILL)
+    eventually("another worker serves", lambda: server.serving_pids() not in ([worker], []))
+
+
+def test_an_upgrade_follows_the_link(server, releases):
+    assert prefix(server) == str(releases.folder / "one")
+    releases.make("two")
+    releases.turn("two")
+    renew(server)
+    assert prefix(server) == str(releases.folder / "one"), "only an upgrade changes the environment"
+    done = server.ctl("upgrade")
+    assert done.returncode == 0, done
+    server.wait_serving(1)
+    seen = get(server, "/facts").json()
+    assert seen["prefix"] == str(releases.folder / "two")
+    assert seen["dev_mode"] == ("-m" in server.command_line())
+    assert server.is_running() and server.ctl("reload").returncode == 0
+    # The next one begins where this one has led to.
+    releases.turn("one")
+    assert server.ctl("upgrade").returncode == 0
+    server.wait_serving(1)
+    assert prefix(server) == str(releases.folder / "one")
+    server.stop()
+
+
+def test_an_environment_without_the_package_is_refused(server, releases):
+    site = releases.make("two")
+    shutil.rmtree(site / "oxicorn")
+    releases.turn("two")
+    done = server.ctl("upgrade")
+    assert done.returncode == 1 and "No module named" in done.stdout + done.stderr, done
+    assert prefix(server) == str(releases.folder / "one")
+    server.stop()
+
+
+# The worker of the preflight is the first that imports it.
+DIES_IN_ITS_TRIAL = """
+import os, pathlib
+boots = pathlib.Path(os.environ["RECORD"]).with_name("boots")
+with boots.open("a") as file:
+    file.write("x")
+if boots.stat().st_size > 1:
+    raise RuntimeError("the second release does not start")
+"""
+
+
+def test_a_release_that_dies_in_its_trial_leads_back_to_the_old_environment(server, releases):
+    releases.make("two", DIES_IN_ITS_TRIAL)
+    releases.turn("two")
+    before = server.serving_pids()
+    done = server.ctl("upgrade")
+    assert done.returncode == 1 and "the second release does not start" in done.stdout + done.stderr, done
+    assert server.serving_pids() == before
+    renew(server)
+    assert prefix(server) == str(releases.folder / "one")
+    assert server.ctl("reload").returncode == 0
+    server.stop()
+
+
+def test_the_program_of_an_upgrade_may_be_named(launch, monkeypatch, releases):
+    monkeypatch.setenv("OXICORN_PYTHON_COMMAND", f"{releases.current}/bin/oxicorn")
+    server = started(launch)
+    for name, program in [("two", "bin/oxicorn"), ("three", "bin/python")]:
+        releases.make(name)
+        done = server.ctl("upgrade", "--program", str(releases.folder / name / program))
+        assert done.returncode == 0, done
+        server.wait_serving(1)
+        assert prefix(server) == str(releases.folder / name)
+    server.stop()
+
+
+def test_a_package_that_is_replaced_in_place_does_not_disturb_the_next_workers(launch, monkeypatch, releases):
+    monkeypatch.setenv("OXICORN_PYTHON_COMMAND", f"{releases.current}/bin/oxicorn")
+    server = started(launch)
+    [site] = (releases.folder / "one/lib").glob("python3.*/site-packages")
+    for file in (site / "oxicorn").glob("*.py"):
+        file.unlink()
+        file.write_text("raise RuntimeError('this file belongs to another version')\n")
+    renew(server)
+    assert get(server, "/facts").status == 200
+    server.stop()
