@@ -274,7 +274,7 @@ impl Shell {
                 Told::refused(format!("another request came before this one was done; the target is now {target}"))
             }
             CommandReply::BootFailed { slot: SlotId(slot), target } => {
-                let reason = self.boot_failure.as_deref().unwrap_or("it ended or hung before it was ready");
+                let reason = self.why_not_booted();
                 Told::refused(format!(
                     "the worker of slot {slot} could not boot: {reason}; the target stays {target}, and the slot is \
                      tried again"
@@ -310,7 +310,7 @@ impl Shell {
                 Told::refused("another upgrade is under way or waits for its turn; nothing was changed")
             }
             CommandReply::ScaleRefused { slot: SlotId(slot), target } => {
-                let reason = self.boot_failure.as_deref().unwrap_or("it ended or hung before it was ready");
+                let reason = self.why_not_booted();
                 Told::refused(format!(
                     "refused: the worker of slot {slot} could not boot: {reason}; the target is {target} again"
                 ))
@@ -358,7 +358,7 @@ impl Shell {
                     event = "scale_refused",
                     slot = slot.0,
                     target,
-                    reason = self.boot_failure.as_deref().unwrap_or("it ended or hung before it was ready"),
+                    reason = self.why_not_booted(),
                     refusal,
                     "a worker of an added slot could not boot, and the last {change} was refused; there will be \
                      {target} workers, as before"
@@ -452,6 +452,12 @@ impl Shell {
                 );
             }
         }
+    }
+
+    /// Returns why the last worker that could not boot failed, without the words "could not boot".
+    fn why_not_booted(&self) -> &str {
+        let reason = self.boot_failure.as_deref().unwrap_or("it ended or hung before it was ready");
+        reason.strip_prefix("could not boot: ").unwrap_or(reason)
     }
 
     /// Returns which change was refused, and why.
