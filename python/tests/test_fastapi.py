@@ -68,7 +68,7 @@ def test_sixty_sync_endpoints_of_0_3_seconds_take_two_rounds_of_threads(server):
     assert [answer.status_code for answer in answers] == [200] * 60
     assert answers[0].json() == {"request": "/sync"}
     # One after the other they would take 18 s; anyio has 40 threads.
-    assert took < 4
+    assert took < 9
 
 
 def test_background_tasks_run_after_the_answer(server, client):
