@@ -1,6 +1,6 @@
 """`receive` and `send` of one web socket, as the app calls them.
 
-Owns: the waits, each of which can be cancelled without the loss of a message. Refuses: everything else, which is native.
+Owns: the waits, each of which can be cancelled without the loss of a message. Refuses: all else, which is native.
 """
 
 from __future__ import annotations

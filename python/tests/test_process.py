@@ -1,5 +1,5 @@
-"""Promise: a worker is an interpreter as any other: its environment, `site`, flags, threads and processes are those that
-a start of Python gives, and tools that work through them work. The master stays one small thread."""
+"""Promise: a worker is an interpreter as any other: its environment, `site`, flags, threads and processes are those
+that a start of Python gives, and tools that work through them work. The master stays one small thread."""
 
 import os
 import signal
