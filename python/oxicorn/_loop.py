@@ -25,12 +25,12 @@ class Selector(selectors.EpollSelector):
 
     def _bind(self, loop: Loop, append: Any, call_soon: Any) -> None:
         self._loop = loop
-        loop._bind(os.dup(self.fileno()), append, asyncio.Handle, call_soon, self.select, self._fd_to_key)
-        self.select = loop._select
+        loop._oxicorn_bind(os.dup(self.fileno()), append, asyncio.Handle, call_soon, self.select, self._fd_to_key)
+        self.select = loop._oxicorn_select
 
     def close(self) -> None:
         if self._loop is not None:
-            self._loop._unbind()
+            self._loop._oxicorn_unbind()
             # The native method holds the loop, and the loop holds this selector.
             self._loop = None
             del self.select
@@ -49,15 +49,15 @@ class Loop(LoopBase, asyncio.SelectorEventLoop):
     def set_debug(self, enabled: bool) -> None:
         super().set_debug(enabled)
         # In debug mode asyncio checks the thread and the callback, and notes where the callback was scheduled.
-        self._use_stdlib(enabled or self._is_plain)
+        self._oxicorn_use_stdlib(enabled or self._is_plain)
 
     def set_task_factory(self, factory: Any) -> None:
         super().set_task_factory(factory)
-        self._has_task_factory(factory is not None)
+        self._oxicorn_has_task_factory(factory is not None)
 
     def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
         handle = super().call_at(when, callback, *args, context=context)
-        self._timer_scheduled()
+        self._oxicorn_scheduled()
         return handle
 
     def add_signal_handler(self, sig: int, callback: Any, *args: Any) -> None:
@@ -74,10 +74,10 @@ class Loop(LoopBase, asyncio.SelectorEventLoop):
 
     def stop(self) -> None:
         super().stop()
-        self._interrupt()
+        self._oxicorn_interrupt()
 
     def _write_to_self(self) -> None:
-        if self._interrupt():
+        if self._oxicorn_interrupt():
             super()._write_to_self()
 
 

@@ -267,7 +267,7 @@ impl LoopBase {
     }
 
     /// Nests the selector's epoll instance, of which `descriptor` is a duplicate that now belongs to the loop.
-    fn _bind(
+    fn _oxicorn_bind(
         &self,
         py: Python<'_>,
         descriptor: RawFd,
@@ -289,21 +289,21 @@ impl LoopBase {
     }
 
     /// The loop's selector is closed.
-    fn _unbind(&self) -> PyResult<()> {
+    fn _oxicorn_unbind(&self) -> PyResult<()> {
         Core::of_thread()?.nested.borrow_mut().take();
         Ok(())
     }
 
-    fn _use_stdlib(&self, uses: bool) {
+    fn _oxicorn_use_stdlib(&self, uses: bool) {
         self.uses_stdlib.store(uses, Relaxed);
     }
 
-    fn _has_task_factory(&self, has: bool) {
+    fn _oxicorn_has_task_factory(&self, has: bool) {
         self.has_task_factory.store(has, Relaxed);
     }
 
     /// A timer was set. If it was set inside `select()`, asyncio's timeout is too long for it.
-    fn _timer_scheduled(&self) {
+    fn _oxicorn_scheduled(&self) {
         self.hub.scheduled();
     }
 
@@ -314,7 +314,7 @@ impl LoopBase {
 
     /// Ends `select()`; it may be called on any thread. Returns true if a `select()` inside of another one runs. Only
     /// the loop's own pipe ends that one.
-    fn _interrupt(&self) -> bool {
+    fn _oxicorn_interrupt(&self) -> bool {
         self.hub.interrupt();
         self.hub.is_nested()
     }
@@ -350,7 +350,7 @@ impl LoopBase {
     }
 
     /// The selector's `select`.
-    fn _select<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
+    fn _oxicorn_select<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let (py, me) = (slf.py(), slf.get());
         let core = Core::of_thread()?;
         if core.is_done.get() {
