@@ -5,6 +5,7 @@
 
 use std::{
     collections::HashMap,
+    io,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -16,7 +17,7 @@ use nix::sys::signal::{Signal, raise};
 use oxicorn::{BackgroundWork, WorkerContext};
 use pyo3::{
     PyTypeInfo,
-    exceptions::{PyKeyboardInterrupt, PySystemExit},
+    exceptions::{PyBaseException, PyKeyboardInterrupt, PySystemExit},
     intern,
     prelude::*,
     types::PyDict,
@@ -247,13 +248,46 @@ impl App {
         match error {
             None => log_incomplete(request, ending),
             // It is no error of the app that its client went.
-            Some(error) if error.is_instance(py, &ClientDisconnected::type_object(py)) => {}
+            Some(error) if ending == Ending::ClientGone && says_client_gone(error.value(py), 0) => {
+                log_client_gone(request, &error);
+            }
             Some(error) if is_exit(py, &error) => leave(py, &error, Some(request)),
             // The worker itself has cancelled the Task.
             Some(_) if self.is_cancelling.load(Relaxed) => {}
             Some(error) => log_error(py, request, &error, ending.said()),
         }
     }
+}
+
+/// Returns true if an exception comes from a `send()` to a client that has gone. Frameworks raise an exception of their
+/// own from it, and task groups put it into a group.
+fn says_client_gone(error: &Bound<'_, PyBaseException>, depth: u32) -> bool {
+    const DEPTH: u32 = 8;
+    let py = error.py();
+    let is_one = |one: PyResult<Bound<'_, PyAny>>| {
+        one.ok().and_then(|one| one.cast_into().ok()).is_some_and(|one| says_client_gone(&one, depth + 1))
+    };
+    if error.is_instance(&ClientDisconnected::type_object(py)).unwrap_or(false) {
+        return true;
+    }
+    if depth >= DEPTH {
+        return false;
+    }
+    match error.getattr(intern!(py, "exceptions")).and_then(|all| all.try_iter()) {
+        Ok(mut all) => all.all(is_one),
+        Err(_) => is_one(error.getattr(intern!(py, "__cause__"))) || is_one(error.getattr(intern!(py, "__context__"))),
+    }
+}
+
+fn log_client_gone(request: &Parts, error: &PyErr) {
+    let (method, path, request_id) = named(request);
+    tracing::debug!(
+        event = "app_met_gone_client",
+        method,
+        path,
+        request_id,
+        "the app ended {method} {path} with {error}, because its client had gone"
+    );
 }
 
 fn is_exit(py: Python<'_>, error: &PyErr) -> bool {
@@ -294,6 +328,18 @@ fn log_error(py: Python<'_>, request: &Parts, error: &PyErr, done: &str) {
         request_id,
         traceback,
         "the app failed in {method} {path}: {error}; {done}"
+    );
+}
+
+/// Logs that a file which the app has sent by its path could not be read to its end.
+pub(super) fn log_file_error(request: &Parts, error: &io::Error) {
+    let (method, path, request_id) = named(request);
+    tracing::error!(
+        event = "app_error",
+        method,
+        path,
+        request_id,
+        "the file of the response to {method} {path} cannot be read to its end: {error}; the response was cut"
     );
 }
 

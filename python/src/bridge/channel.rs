@@ -6,7 +6,13 @@
 //! Both functions act when they are called. If there is nothing to wait for, they return an awaitable that is finished
 //! already, so that the app's Task goes on without a turn of the loop.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    fs::{File, OpenOptions},
+    io,
+    os::unix::fs::OpenOptionsExt,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header};
@@ -41,13 +47,24 @@ impl Channel {
         match self.0.receive() {
             Some(incoming) => {
                 let message = message(py, incoming)?.unbind();
-                Ok(Bound::new(py, Ready(Mutex::new(Some(message))))?.into_any())
+                Ok(Bound::new(py, Ready(Mutex::new(Some(Ok(message)))))?.into_any())
             }
             None => Wait::new(py, &self.0, Waits::Receive),
         }
     }
 
+    /// An error is raised by the awaitable and not by the call, as it is where `send` is an `async def`.
     fn send<'py>(&self, py: Python<'py>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        self.try_send(py, message).or_else(|error| Ok(Bound::new(py, Ready(Mutex::new(Some(Err(error)))))?.into_any()))
+    }
+
+    fn _task_done(&self, task: &Bound<'_, PyAny>) {
+        self.0.app.task_ended(&self.0, task);
+    }
+}
+
+impl Channel {
+    fn try_send<'py>(&self, py: Python<'py>, message: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let message = &as_dict(message)?;
         let Some(kind) = message.get_item(intern!(py, "type"))? else {
             return Err(PyValueError::new_err("a message without 'type' was sent"));
@@ -66,6 +83,20 @@ impl Channel {
                 let is_http1 = self.0.request.version < Version::HTTP_2;
                 self.0.send_start(head(message, is_http1)?)
             }
+            "http.response.pathsend" => {
+                let (file, size) = open_file(message)?;
+                self.0.send_file(file, size)
+            }
+            "http.response.trailers" => {
+                let more =
+                    message.get_item(intern!(py, "more_trailers"))?.map_or(Ok(false), |more| more.is_truthy())?;
+                self.0.send_trailers(trailers(message)?, more)
+            }
+            "http.response.early_hint" => {
+                // hyper sends no 103. A hint is not worth an error.
+                tracing::debug!(event = "early_hint_dropped", "an early hint of the app was not sent");
+                Ok(())
+            }
             other => return Err(PyRuntimeError::new_err(format!("unexpected message {other:?}"))),
         };
         match sent {
@@ -74,10 +105,6 @@ impl Channel {
             Err(SendError::Gone) => Err(gone()),
             Err(error) => Err(PyRuntimeError::new_err(error.to_string())),
         }
-    }
-
-    fn _task_done(&self, task: &Bound<'_, PyAny>) {
-        self.0.app.task_ended(&self.0, task);
     }
 }
 
@@ -144,7 +171,8 @@ pub(super) fn head(message: &Bound<'_, PyDict>, is_http1: bool) -> PyResult<Head
         let status = message.get_item(intern!(py, "status"))?;
         return Err(PyValueError::new_err(format!("{status:?} is not the status of a response: 200 to 999")));
     };
-    let mut head = Head { status, headers: HeaderMap::new(), length: None };
+    let has_trailers = message.get_item(intern!(py, "trailers"))?.map_or(Ok(false), |has| has.is_truthy())?;
+    let mut head = Head { status, headers: HeaderMap::new(), length: None, has_trailers };
     add_headers(message, &mut head, is_http1)?;
     Ok(head)
 }
@@ -161,27 +189,35 @@ pub(super) fn add_headers(message: &Bound<'_, PyDict>, head: &mut Head, is_http1
     Ok(())
 }
 
+/// Opens the file of the message `http.response.pathsend`. The error is no `OSError`, which an app would take for a
+/// client that has gone.
+fn open_file(message: &Bound<'_, PyDict>) -> PyResult<(File, u64)> {
+    let Some(path) = message.get_item(intern!(message.py(), "path"))? else {
+        return Err(PyValueError::new_err("'http.response.pathsend' has no 'path'"));
+    };
+    let path: PathBuf = path.extract()?;
+    // Without O_NONBLOCK the open of a named pipe would block the loop.
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).and_then(|file| {
+        let metadata = file.metadata()?;
+        if metadata.is_dir() { Err(io::ErrorKind::IsADirectory.into()) } else { Ok((file, metadata.len())) }
+    });
+    opened.map_err(|error| PyRuntimeError::new_err(format!("cannot send the file {}: {error}", path.display())))
+}
+
+/// Reads the message `http.response.trailers`.
+fn trailers(message: &Bound<'_, PyDict>) -> PyResult<HeaderMap> {
+    let mut trailers = HeaderMap::new();
+    if let Some(headers) = message.get_item(intern!(message.py(), "headers"))? {
+        for pair in headers.try_iter()? {
+            let (name, value) = header(&pair?)?;
+            trailers.append(name, value);
+        }
+    }
+    Ok(trailers)
+}
+
 fn add_header(head: &mut Head, pair: &Bound<'_, PyAny>, is_http1: bool) -> PyResult<()> {
-    let (name, value) = match pair.cast::<PyTuple>() {
-        Ok(pair) if pair.len() == 2 => (pair.get_borrowed_item(0)?.to_owned(), pair.get_borrowed_item(1)?.to_owned()),
-        _ => pair.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>().or_else(|_| {
-            let pair: Vec<Bound<'_, PyAny>> = pair.extract()?;
-            <[_; 2]>::try_from(pair).map(|[name, value]| (name, value)).map_err(|pair| {
-                PyValueError::new_err(format!("a header of the response has {} items, not name and value", pair.len()))
-            })
-        })?,
-    };
-    let (Ok(name), Ok(value)) = (name.cast::<PyBytes>(), value.cast::<PyBytes>()) else {
-        let (name, value) = (name.repr()?, value.repr()?);
-        return Err(PyTypeError::new_err(format!("name and value of a header must be bytes: {name}: {value}")));
-    };
-    let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
-        return Err(PyValueError::new_err(format!("{} is not the name of a header", name.repr()?)));
-    };
-    let Ok(value) = HeaderValue::from_bytes(trimmed(value.as_bytes())) else {
-        let value = value.repr()?;
-        return Err(PyValueError::new_err(format!("the value of the header '{name}' is not valid: {value}")));
-    };
+    let (name, value) = header(pair)?;
     match name {
         header::TRANSFER_ENCODING => return Ok(()),
         // An app may end the connection. What else it says about the connection is not its to decide.
@@ -203,6 +239,31 @@ fn add_header(head: &mut Head, pair: &Bound<'_, PyAny>, is_http1: bool) -> PyRes
     }
     head.headers.append(name, value);
     Ok(())
+}
+
+/// Reads a pair of name and value.
+fn header(pair: &Bound<'_, PyAny>) -> PyResult<(HeaderName, HeaderValue)> {
+    let (name, value) = match pair.cast::<PyTuple>() {
+        Ok(pair) if pair.len() == 2 => (pair.get_borrowed_item(0)?.to_owned(), pair.get_borrowed_item(1)?.to_owned()),
+        _ => pair.extract::<(Bound<'_, PyAny>, Bound<'_, PyAny>)>().or_else(|_| {
+            let pair: Vec<Bound<'_, PyAny>> = pair.extract()?;
+            <[_; 2]>::try_from(pair).map(|[name, value]| (name, value)).map_err(|pair| {
+                PyValueError::new_err(format!("a header of the response has {} items, not name and value", pair.len()))
+            })
+        })?,
+    };
+    let (Ok(name), Ok(value)) = (name.cast::<PyBytes>(), value.cast::<PyBytes>()) else {
+        let (name, value) = (name.repr()?, value.repr()?);
+        return Err(PyTypeError::new_err(format!("name and value of a header must be bytes: {name}: {value}")));
+    };
+    let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else {
+        return Err(PyValueError::new_err(format!("{} is not the name of a header", name.repr()?)));
+    };
+    let Ok(value) = HeaderValue::from_bytes(trimmed(value.as_bytes())) else {
+        let value = value.repr()?;
+        return Err(PyValueError::new_err(format!("the value of the header '{name}' is not valid: {value}")));
+    };
+    Ok((name, value))
 }
 
 /// Returns a value without the white space around it, which is no part of it (RFC 9110, section 5.5).
@@ -253,9 +314,9 @@ impl Done {
     fn close(&self) {}
 }
 
-/// The awaitable of a `receive()` whose message is at hand.
+/// The awaitable of a `receive()` whose message is at hand, and of a `send()` that fails.
 #[pyclass(frozen, module = "oxicorn._oxicorn")]
-struct Ready(Mutex<Option<Py<PyDict>>>);
+struct Ready(Mutex<Option<PyResult<Py<PyDict>>>>);
 
 #[pymethods]
 impl Ready {
@@ -270,8 +331,9 @@ impl Ready {
     fn __next__(&self) -> PyResult<Option<()>> {
         let message = lock(&self.0).take();
         match message {
-            Some(message) => Err(PyStopIteration::new_err((message,))),
-            None => Err(PyRuntimeError::new_err("cannot reuse already awaited receive()")),
+            Some(Ok(message)) => Err(PyStopIteration::new_err((message,))),
+            Some(Err(error)) => Err(error),
+            None => Err(PyRuntimeError::new_err("cannot reuse an awaitable of receive() or send()")),
         }
     }
 

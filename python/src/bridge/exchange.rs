@@ -10,15 +10,16 @@
 
 use std::{
     collections::VecDeque,
+    fs::File,
     future::poll_fn,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, MutexGuard},
     task::{Context, Poll, Waker},
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
-use http_body::Body as _;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, header, request::Parts};
+use http_body::{Body as _, Frame};
 use oxicorn::{BackgroundWork, Body, BodyError, ClientInfo};
 use pyo3::{intern, prelude::*};
 
@@ -66,6 +67,7 @@ struct State {
     writer: Option<Waker>,
     /// The futures of asyncio that wait in `send()`.
     senders: Vec<Py<PyAny>>,
+    trailers: Trailers,
     /// How much of the announced `Content-Length` is missing; `None` if the app announced none.
     missing: Option<u64>,
     /// The app has completed its response, but sent less than it had announced.
@@ -92,20 +94,38 @@ enum Progress {
     #[default]
     Nothing,
     Started,
+    /// The body is complete, and trailers follow.
+    Body,
     Complete,
 }
 
+/// The trailers of the response.
+#[derive(Default)]
+enum Trailers {
+    /// The app has announced none.
+    #[default]
+    None,
+    /// The app has announced some, but the client takes none.
+    Dropped,
+    Collected(HeaderMap),
+}
+
 /// The head of a response.
+#[derive(Default)]
 pub(super) struct Head {
     pub(super) status: StatusCode,
     pub(super) headers: HeaderMap,
     pub(super) length: Option<u64>,
+    /// The app will send trailers.
+    pub(super) has_trailers: bool,
 }
 
 /// What follows the head.
 pub(super) enum First {
     Nothing,
     Whole(Bytes),
+    /// This many bytes of a file.
+    File(File, u64),
     Stream,
 }
 
@@ -122,6 +142,12 @@ pub(super) enum SendError {
     Complete,
     #[error("the response is longer than its Content-Length")]
     TooLong,
+    #[error("unexpected message 'http.response.pathsend': the body has begun already")]
+    BodyBegun,
+    #[error("unexpected message 'http.response.trailers': the body is not complete")]
+    TrailersTooEarly,
+    #[error("unexpected message 'http.response.trailers': 'http.response.start' announced no trailers")]
+    NoTrailers,
 }
 
 /// The error with which the body of a response ends that the app did not finish.
@@ -136,7 +162,7 @@ pub(super) enum Incoming {
 }
 
 /// What the transport gets of the body of a response.
-pub(super) type Outgoing = Poll<Option<Result<Bytes, Unfinished>>>;
+pub(super) type Outgoing = Poll<Option<Result<Frame<Bytes>, Unfinished>>>;
 
 impl Exchange {
     pub(super) fn new(app: Arc<App>, request: Parts) -> Arc<Self> {
@@ -360,9 +386,13 @@ impl Exchange {
         match state.progress {
             Progress::Nothing if state.is_closed => return Err(SendError::Gone),
             Progress::Nothing => {}
-            Progress::Started | Progress::Complete => return Err(SendError::StartedTwice),
+            Progress::Started | Progress::Body | Progress::Complete => return Err(SendError::StartedTwice),
         }
         state.progress = Progress::Started;
+        if head.has_trailers {
+            let is_taken = takes_trailers(&self.request);
+            state.trailers = if is_taken { Trailers::Collected(HeaderMap::new()) } else { Trailers::Dropped };
+        }
         state.has_no_body = self.request.method == Method::HEAD || is_bodiless(head.status);
         state.missing = head.length;
         state.head = Some(head);
@@ -372,12 +402,7 @@ impl Exchange {
     /// Takes a part of the response's body. The first part sends the head too.
     pub(super) fn send_body(self: &Arc<Self>, body: Bytes, more: bool) -> Result<(), SendError> {
         let mut state = lock(&self.state);
-        match state.progress {
-            Progress::Complete => return Err(SendError::Complete),
-            _ if state.is_closed => return Err(SendError::Gone),
-            Progress::Nothing => return Err(SendError::NotStarted),
-            Progress::Started => {}
-        }
+        state.assert_takes_body()?;
         let result = if state.has_no_body {
             if let Some(mut head) = state.head.take() {
                 if self.request.method == Method::HEAD && !more && head.length.is_none() && !is_bodiless(head.status) {
@@ -390,8 +415,53 @@ impl Exchange {
             state.take_part(body, more)
         };
         if !more || result.is_err() {
-            state.progress = Progress::Complete;
+            let awaits_trailers =
+                result.is_ok() && !state.has_no_body && matches!(state.trailers, Trailers::Collected(_));
+            state.progress = if awaits_trailers { Progress::Body } else { Progress::Complete };
         }
+        self.tell(state);
+        result
+    }
+
+    /// Takes a file as the whole body.
+    pub(super) fn send_file(self: &Arc<Self>, file: File, size: u64) -> Result<(), SendError> {
+        let mut state = lock(&self.state);
+        state.assert_takes_body()?;
+        let Some(mut head) = state.head.take() else { return Err(SendError::BodyBegun) };
+        if !is_bodiless(head.status) {
+            head.headers.entry(header::CONTENT_LENGTH).or_insert(size.into());
+        }
+        // If the file has changed since the app looked, the client gets no more than was announced.
+        let size = head.length.map_or(size, |length| length.min(size));
+        state.is_short = !state.has_no_body && head.length.is_some_and(|length| length > size);
+        let first =
+            if state.has_no_body || size == 0 && !state.is_short { First::Nothing } else { First::File(file, size) };
+        state.response = Some((head, first));
+        state.progress = Progress::Complete;
+        self.tell(state);
+        Ok(())
+    }
+
+    pub(super) fn send_trailers(self: &Arc<Self>, headers: HeaderMap, more: bool) -> Result<(), SendError> {
+        let mut state = lock(&self.state);
+        let State { trailers, progress, is_closed, .. } = &mut *state;
+        match (trailers, *progress) {
+            (Trailers::None, _) => return Err(SendError::NoTrailers),
+            // The client takes none, or the request is a HEAD.
+            (Trailers::Dropped | Trailers::Collected(_), Progress::Complete) => return Ok(()),
+            _ if *is_closed => return Err(SendError::Gone),
+            (Trailers::Collected(collected), Progress::Body) => collected.extend(headers),
+            (_, Progress::Nothing | Progress::Started | Progress::Body) => return Err(SendError::TrailersTooEarly),
+        }
+        if !more {
+            state.progress = Progress::Complete;
+            self.tell(state);
+        }
+        Ok(())
+    }
+
+    /// Tells the transport, and a `receive()` that waits, that the response has gone on.
+    fn tell(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         let (waker, writer) = (state.waker.take(), state.writer.take());
         let waits = state.progress == Progress::Complete && !state.receivers.is_empty();
         drop(state);
@@ -399,7 +469,6 @@ impl Exchange {
         if waits {
             self.enqueue_notify();
         }
-        result
     }
 
     /// Returns true if `send()` must wait, because the client reads slowly.
@@ -444,7 +513,7 @@ impl Exchange {
             if frees {
                 self.enqueue_notify();
             }
-            return Poll::Ready(Some(Ok(part)));
+            return Poll::Ready(Some(Ok(Frame::data(part))));
         }
         if state.is_cut {
             // hyper drops what it has not written yet when the body fails. So it gets one more turn to write.
@@ -455,7 +524,11 @@ impl Exchange {
             return Poll::Ready(Some(Err(Unfinished)));
         }
         if state.progress == Progress::Complete {
-            return Poll::Ready(None);
+            let trailers = match std::mem::take(&mut state.trailers) {
+                Trailers::Collected(trailers) if !trailers.is_empty() => Some(Ok(Frame::trailers(trailers))),
+                Trailers::Collected(_) | Trailers::Dropped | Trailers::None => None,
+            };
+            return Poll::Ready(trailers);
         }
         if !state.writer.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
             state.writer = Some(cx.waker().clone());
@@ -466,7 +539,8 @@ impl Exchange {
     /// Returns true if hyper has all of the body.
     pub(super) fn is_drained(&self) -> bool {
         let state = lock(&self.state);
-        state.progress == Progress::Complete && state.parts_out.is_empty() && !state.is_cut
+        let has_trailers = matches!(&state.trailers, Trailers::Collected(trailers) if !trailers.is_empty());
+        state.progress == Progress::Complete && state.parts_out.is_empty() && !state.is_cut && !has_trailers
     }
 
     /// The transport needs nothing more of the app: hyper has the whole response, or the client has gone. A Task that is
@@ -499,6 +573,11 @@ impl Exchange {
         let ending = match state.progress {
             Progress::Complete if state.is_short => Ending::Short,
             Progress::Complete => Ending::Complete,
+            // The body is complete, and the trailers are missing.
+            Progress::Body => {
+                state.progress = Progress::Complete;
+                Ending::Complete
+            }
             _ if state.is_closed => Ending::ClientGone,
             _ => {
                 let was_sent = state.progress == Progress::Started && state.head.is_none();
@@ -544,7 +623,16 @@ pub(super) enum Ending {
 
 impl State {
     fn is_blocked(&self) -> bool {
-        self.buffered_out >= WINDOW && !self.is_closed && self.progress != Progress::Complete
+        self.buffered_out >= WINDOW && !self.is_closed && self.progress == Progress::Started
+    }
+
+    fn assert_takes_body(&self) -> Result<(), SendError> {
+        match self.progress {
+            Progress::Body | Progress::Complete => Err(SendError::Complete),
+            _ if self.is_closed => Err(SendError::Gone),
+            Progress::Nothing => Err(SendError::NotStarted),
+            Progress::Started => Ok(()),
+        }
     }
 
     /// Takes a part of a body that is sent.
@@ -564,7 +652,9 @@ impl State {
             self.is_cut |= self.is_short;
         }
         match self.head.take() {
-            Some(head) if !more && !self.is_short => self.response = Some((head, First::Whole(body))),
+            Some(head) if !more && !self.is_short && !matches!(self.trailers, Trailers::Collected(_)) => {
+                self.response = Some((head, First::Whole(body)))
+            }
             head => {
                 if !body.is_empty() {
                     self.buffered_out += body.len();
@@ -584,6 +674,16 @@ fn is_bodiless(status: StatusCode) -> bool {
     matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
+/// Returns true if the client takes trailers. With HTTP/1 it must say so; with HTTP/2 each client reads them.
+pub(super) fn takes_trailers(request: &Parts) -> bool {
+    let is_named = |value: &HeaderValue| {
+        let mut words = value.as_bytes().split(|byte| *byte == b',');
+        words.any(|word| word.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    };
+    request.version >= Version::HTTP_2
+        || request.version == Version::HTTP_11 && request.headers.get_all(header::TE).iter().any(is_named)
+}
+
 /// Returns the response to a request that the app has failed to answer.
 fn internal_server_error(closes: bool) -> (Head, First) {
     let mut headers = HeaderMap::with_capacity(4);
@@ -591,7 +691,7 @@ fn internal_server_error(closes: bool) -> (Head, First) {
     if closes {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
-    let head = Head { status: StatusCode::INTERNAL_SERVER_ERROR, headers, length: None };
+    let head = Head { status: StatusCode::INTERNAL_SERVER_ERROR, headers, ..Head::default() };
     (head, First::Whole(Bytes::from_static(b"Internal Server Error")))
 }
 

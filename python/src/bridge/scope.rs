@@ -17,7 +17,7 @@ use pyo3::{
     types::{PyBytes, PyDict, PyList, PyTuple},
 };
 
-use super::{hub::lock, websocket::subprotocols};
+use super::{exchange::takes_trailers, hub::lock, websocket::subprotocols};
 use crate::settings;
 
 /// The number of clients and of names of headers whose Python objects are kept.
@@ -74,6 +74,7 @@ impl Scopes {
         own_extension.set_item("request_id", py.None())?;
         own_extension.set_item("stopping", false)?;
         let extensions = PyDict::new(py);
+        extensions.set_item("http.response.pathsend", PyDict::new(py))?;
         extensions.set_item("oxicorn", py.None())?;
         Ok(Self {
             context,
@@ -106,7 +107,7 @@ impl Scopes {
         self.set_path(&scope, &request.uri)?;
         scope.set_item(intern!(py, "headers"), self.headers(py, request)?)?;
         scope.set_item(intern!(py, "state"), self.state.bind(py).copy()?)?;
-        scope.set_item(intern!(py, "extensions"), self.extensions(py, &request.headers)?)?;
+        scope.set_item(intern!(py, "extensions"), self.extensions(py, request)?)?;
         Ok(scope)
     }
 
@@ -123,7 +124,8 @@ impl Scopes {
         // With 2.4 the app may expect an `OSError` from `send()` when the client has gone.
         asgi.set_item("spec_version", "2.4")?;
         scope.set_item(intern!(py, "asgi"), asgi)?;
-        let extensions = self.extensions(py, &request.headers)?;
+        let extensions = PyDict::new(py);
+        extensions.set_item("oxicorn", self.own_extension(py, request)?)?;
         extensions.set_item("websocket.http.response", PyDict::new(py))?;
         scope.set_item(intern!(py, "extensions"), extensions)?;
         Ok(scope)
@@ -235,14 +237,23 @@ impl Scopes {
         object
     }
 
-    fn extensions<'py>(&self, py: Python<'py>, headers: &HeaderMap) -> PyResult<Bound<'py, PyDict>> {
+    /// Returns what oxicorn tells the app about the worker and the request.
+    fn own_extension<'py>(&self, py: Python<'py>, request: &Parts) -> PyResult<Bound<'py, PyDict>> {
         let own = self.own_extension.bind(py).copy()?;
-        own.set_item(intern!(py, "request_id"), request_id(headers))?;
+        own.set_item(intern!(py, "request_id"), request_id(&request.headers))?;
         if self.context.is_stopping() {
             own.set_item(intern!(py, "stopping"), true)?;
         }
+        Ok(own)
+    }
+
+    /// Returns the extensions that work for this request.
+    fn extensions<'py>(&self, py: Python<'py>, request: &Parts) -> PyResult<Bound<'py, PyDict>> {
         let extensions = self.extensions.bind(py).copy()?;
-        extensions.set_item(intern!(py, "oxicorn"), own)?;
+        extensions.set_item(intern!(py, "oxicorn"), self.own_extension(py, request)?)?;
+        if takes_trailers(request) {
+            extensions.set_item(intern!(py, "http.response.trailers"), PyDict::new(py))?;
+        }
         Ok(extensions)
     }
 }

@@ -4,7 +4,9 @@
 //! (`exchange`).
 
 use std::{
+    fs::File,
     future::Future,
+    io::{self, Read},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -17,7 +19,7 @@ use oxicorn::Body;
 use tower_service::Service;
 
 use super::{
-    app::App,
+    app::{App, log_file_error},
     exchange::{Exchange, First, Head, Unfinished},
     websocket::{WebSocket, WebSocketCall, asks_for_web_socket},
 };
@@ -91,6 +93,7 @@ impl Future for Call {
             let mut response = Response::new(match first {
                 First::Nothing => ResponseBody::Whole(None),
                 First::Whole(bytes) => ResponseBody::Whole(Some(bytes).filter(|bytes| !bytes.is_empty())),
+                First::File(file, left) => ResponseBody::File { file, left, exchange: Arc::clone(&call.exchange) },
                 First::Stream => ResponseBody::Stream(Arc::clone(&call.exchange)),
             });
             (*response.status_mut(), *response.headers_mut()) = (status, headers);
@@ -111,7 +114,28 @@ impl Drop for Call {
 pub(crate) enum ResponseBody {
     /// The app has sent it in one message, so its length is known.
     Whole(Option<Bytes>),
+    /// The app has named a file, of which this many bytes are left to send.
+    File {
+        file: File,
+        left: u64,
+        exchange: Arc<Exchange>,
+    },
     Stream(Arc<Exchange>),
+}
+
+/// The most bytes of a file that are read at once. The file is read on the thread of the loop: what clients ask for
+/// again and again is in the memory of the kernel, and another thread would cost more than the read.
+const FILE_PART: u64 = 64 * 1024;
+
+/// Reads the next part of a file. A file that has become shorter is an error.
+fn read_part(file: &mut File, left: &mut u64) -> io::Result<Bytes> {
+    let size = FILE_PART.min(*left);
+    let mut part = Vec::with_capacity(size as usize);
+    if file.take(size).read_to_end(&mut part)? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    *left -= part.len() as u64;
+    Ok(part.into())
 }
 
 impl http_body::Body for ResponseBody {
@@ -121,13 +145,22 @@ impl http_body::Body for ResponseBody {
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Unfinished>>> {
         match self.get_mut() {
             Self::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
-            Self::Stream(exchange) => exchange.poll_part(cx).map_ok(Frame::data),
+            Self::File { left: 0, exchange, .. } => exchange.poll_part(cx),
+            Self::File { file, left, exchange } => Poll::Ready(Some(match read_part(file, left) {
+                Ok(part) => Ok(Frame::data(part)),
+                Err(error) => {
+                    log_file_error(&exchange.request, &error);
+                    Err(Unfinished)
+                }
+            })),
+            Self::Stream(exchange) => exchange.poll_part(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Whole(bytes) => bytes.is_none(),
+            Self::File { left, exchange, .. } => *left == 0 && exchange.is_drained(),
             Self::Stream(exchange) => exchange.is_drained(),
         }
     }
@@ -135,6 +168,7 @@ impl http_body::Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Whole(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::File { left, .. } => SizeHint::with_exact(*left),
             Self::Stream(_) => SizeHint::default(),
         }
     }

@@ -213,7 +213,7 @@ impl WebSocket {
         match state.progress {
             Progress::Connecting => {
                 state.progress = Progress::Refused;
-                let head = Head { status: StatusCode::FORBIDDEN, headers: HeaderMap::new(), length: None };
+                let head = Head { status: StatusCode::FORBIDDEN, headers: HeaderMap::new(), ..Head::default() };
                 self.answer(state, Answer::Refuse(head, Bytes::new()));
             }
             Progress::Denying | Progress::Refused => return Err(SendError::Refused(KIND)),
@@ -358,7 +358,7 @@ impl WebSocket {
                 state.progress = Progress::Refused;
                 let mut headers = HeaderMap::new();
                 headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
-                let head = Head { status: StatusCode::INTERNAL_SERVER_ERROR, headers, length: None };
+                let head = Head { status: StatusCode::INTERNAL_SERVER_ERROR, headers, ..Head::default() };
                 self.answer(state, Answer::Refuse(head, Bytes::from_static(b"Internal Server Error")));
                 (!is_lost).then_some("answered 500")
             }

@@ -58,7 +58,7 @@ impl WebSocketChannel {
         let sent = match kind.cast::<PyString>()?.to_str()? {
             "websocket.send" => self.0.send(outgoing(message)?),
             "websocket.accept" => {
-                let mut head = Head { status: StatusCode::OK, headers: HeaderMap::new(), length: None };
+                let mut head = Head { status: StatusCode::OK, headers: HeaderMap::new(), ..Head::default() };
                 add_headers(message, &mut head, self.is_http1())?;
                 head.headers.remove(http::header::CONTENT_LENGTH);
                 self.0.accept(head, subprotocol(message)?)

@@ -98,7 +98,7 @@ pub(super) fn refuse(refusal: Refusal) -> (Head, &'static str) {
         }
         Refusal::Key => (StatusCode::BAD_REQUEST, "Sec-WebSocket-Key must be the Base64 of 16 bytes"),
     };
-    (Head { status, headers, length: None }, text)
+    (Head { status, headers, ..Head::default() }, text)
 }
 
 fn has_word(headers: &HeaderMap, name: http::HeaderName, wanted: &str) -> bool {
