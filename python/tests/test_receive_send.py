@@ -223,12 +223,38 @@ def test_an_answer_that_has_no_body_never_sends_one(server, status):
         assert_serves_on(connection)
 
 
+@pytest.mark.needs_oxicorn
+def test_a_body_that_is_not_sent_is_told_once_and_not_each_time(launch):
+    server = launch("exchange:app")
+    for _ in range(3):
+        assert get(server, "/204").status == 204
+    assert get(server, "/hello").status == 200
+    told = [entry for entry in server.events() if "/204" in str(entry)]
+    assert len(told) == 1, told
+
+
 def test_an_answer_shorter_than_its_length_is_cut(server):
     with Raw(server) as connection:
         answer = connection.get("/too-short")
         assert answer.get("content-length") == "10"
         assert (answer.body, answer.complete) == (b"12345", False)
         assert connection.rest() == b""
+
+
+@pytest.mark.needs_oxicorn
+@pytest.mark.parametrize("target", ["/too-short", "/too-long"])
+def test_an_answer_whose_length_is_wrong_is_told_as_an_error_of_the_app(server, target):
+    before = len(server.events("app_error", path=target))
+    get(server, target, "Connection: close")
+    [said] = server.wait_event("app_error", before + 1, path=target)[before:]
+    assert "Content-Length" in said["message"]
+
+
+def test_an_answer_longer_than_its_length_ends_its_connection(server):
+    with Raw(server) as connection:
+        answer = connection.get("/too-long")
+        if answer.status == 200:
+            assert connection.rest(5) == b""
 
 
 def test_an_answer_longer_than_its_length_never_writes_more(server):

@@ -109,6 +109,28 @@ def test_a_worker_that_is_replaced_says_so_before_it_closes(launch):
     assert {answer.status for answer in answers} == {200}
 
 
+def order(server, *wanted):
+    """Returns the events of these names, in the order of the log, each with the pid of its worker."""
+    return [(entry["event"], entry["pid"]) for entry in server.events() if entry.get("event") in wanted]
+
+
+@pytest.mark.parametrize("why", ["max_requests", "reload"])
+def test_the_successor_serves_before_the_old_worker_drains(launch, why):
+    server = launch("workers:app", settings={"workers.max_requests": 30 if why == "max_requests" else 0})
+    [old] = server.serving_pids()
+    if why == "reload":
+        server.signal(signal.SIGHUP)
+    else:
+        with Traffic(server, "/pid", clients=1):
+            server.wait_event("recycle_requested")
+            server.wait_event("worker_draining", pid=old)
+    server.wait_event("worker_draining", pid=old)
+    seen = order(server, "worker_serving", "worker_draining")
+    assert seen[0] == ("worker_serving", old)
+    assert seen[1][0] == "worker_serving" and seen[1][1] != old
+    assert seen[2] == ("worker_draining", old)
+
+
 # --- deaths ---
 
 
