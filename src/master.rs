@@ -15,6 +15,7 @@ mod exits;
 mod fork_failures;
 mod free_memory;
 mod handover;
+mod hang_report;
 mod history;
 mod identity;
 mod limits;

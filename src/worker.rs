@@ -129,6 +129,8 @@ pub(crate) struct WorkerSeed {
     pub(crate) row: Row,
     pub(crate) scoreboard: Scoreboard,
     pub(crate) channel: OwnedFd,
+    /// The file in which the runtime writes where the worker hangs; `None` if the master does not read it.
+    pub(crate) report: Option<OwnedFd>,
     pub(crate) blocked: Blocked,
     pub(crate) master: i32,
     pub(crate) resolved: Arc<Resolved>,
@@ -164,6 +166,7 @@ where
         row,
         scoreboard,
         channel,
+        report,
         blocked,
         master,
         resolved,
@@ -207,6 +210,7 @@ where
             let outcome = Rc::clone(&outcome);
             async move { outcome.set(Some(run_app(context, factory, shared, master_link, epoch).await)) }
         });
+        driver.keep(report);
         let driven = catch_unwind(AssertUnwindSafe(|| app.runtime.drive(driver)));
         // Count the requests before the tasks are dropped, because a request that was dropped is not counted any more.
         let outcome = outcome.take();

@@ -5,8 +5,8 @@
 use std::{fs, path::PathBuf};
 
 use crate::common::{
-    Connection, Launch, PATIENCE, Signal, Supervisor, assert_told_all, build_example, events, eventually, get, request,
-    text,
+    Connection, Launch, PATIENCE, Signal, Supervisor, assert_told_all, build_example, events, eventually, field, get,
+    request, text,
 };
 
 /// Returns the launch of the example program, and the file in which the program notes each call of a hook.
@@ -73,6 +73,98 @@ fn a_worker_that_hangs_writes_what_it_does_and_is_ended_a_second_later() {
     let exited = log.lines_of(events::EXITED).next().expect("the exit is in the log");
     assert!(exited.contains("SIGABRT"), "SIGABRT lets it leave a core: {exited}");
     supervisor.stop();
+}
+
+/// The event of the lines that a worker wrote before it ended.
+const STACK: &str = "worker_stack";
+
+/// Returns the launch of the example program with this text as the stack that its workers write, and the file that
+/// names the faults.
+fn stacks(text: &str, faults: &str) -> (Launch, PathBuf) {
+    let (launch, _, path) = faulty(faults);
+    let stack = launch.path("stack");
+    fs::write(&stack, text).expect("our own folder");
+    (launch.env("SEAMS_STACK", stack.to_str().expect("UTF-8")), path)
+}
+
+/// Returns the lines of the log that say why a worker ended, or what it wrote before.
+fn obituaries(supervisor: &Supervisor) -> Vec<String> {
+    let of = |line: &&str| [Some(events::EXITED), Some(STACK)].contains(&field(line, "event"));
+    supervisor.log().0.lines().filter(of).map(str::to_owned).collect()
+}
+
+/// Opens connections until one of them belongs to the worker with this pid.
+fn connection_to(supervisor: &Supervisor, pid: u32) -> Connection {
+    eventually("a connection to this worker", PATIENCE, || {
+        let mut connection = Connection::open(supervisor.address()).expect("a connection");
+        let answer = connection.get("/pid").expect("an answer");
+        (answer.text() == pid.to_string()).then_some(connection)
+    })
+}
+
+#[test]
+fn the_stacks_of_hung_workers_follow_their_ends_whole_and_never_interleave() {
+    let lines: String = (0..300).map(|line| format!("PID\tline {line}\n")).collect();
+    let (launch, _) = stacks(&(lines + "PID last \u{1b}[31m"), "");
+    let mut supervisor = launch.set("workers.count", "2").set("workers.timeout", r#""1s""#).serving(2);
+    let hung = supervisor.serving_pids();
+    let mut connections: Vec<_> = hung.iter().map(|pid| connection_to(&supervisor, *pid)).collect();
+    for connection in &mut connections {
+        connection.send(&request("GET", "/hang", &[], b"")).expect("sent");
+    }
+    hung.iter().for_each(|pid| supervisor.wait_gone(*pid));
+    supervisor.wait_serving(2);
+    supervisor.wait_log(STACK, 602, PATIENCE);
+    let lines = obituaries(&supervisor);
+    let mut lines = lines.iter();
+    for _ in 0..2 {
+        let exited = lines.next().expect("two workers ended");
+        let pid = field(exited, "pid").expect("the line names the worker").to_owned();
+        assert!(exited.contains("GET /hang") && hung.iter().any(|hung| hung.to_string() == pid), "{exited}");
+        for line in 0..300 {
+            let said = lines.next().expect("the stack is whole");
+            assert!(said.contains(&format!(r"{pid}\tline {line} event={STACK} slot=")), "{said}");
+            assert_eq!(field(said, "pid"), Some(&*pid), "{said}");
+        }
+        let said = lines.next().expect("the stack is whole");
+        assert!(said.contains(&format!(r"{pid} last \u{{1b}}[31m event=")), "{said}");
+    }
+    assert_eq!(lines.next(), None);
+    supervisor.stop();
+}
+
+#[test]
+fn a_worker_that_boots_or_drains_too_long_or_crashes_tells_its_stack_too() {
+    let (launch, faults) = stacks("stack of PID\n", "");
+    let launch = launch.set("workers.graceful_timeout", r#""1s""#).set("workers.boot_timeout", r#""2s""#);
+    let mut supervisor = launch.serving(1);
+    let told = |supervisor: &Supervisor, nth: usize, reason: &str| {
+        supervisor.wait_log(STACK, nth, PATIENCE);
+        let lines = obituaries(supervisor);
+        let [.., exited, stack] = &lines[..] else { panic!("{lines:?}") };
+        let pid = field(exited, "pid").expect("the line names the worker");
+        assert!(exited.contains(reason) && stack.contains(&format!(" stack of {pid} event=")), "{lines:?}");
+    };
+
+    fs::write(&faults, "slow_boot").expect("our own folder");
+    supervisor.assert_reload(1, &["not ready within workers.boot_timeout"]);
+    told(&supervisor, 1, "not ready within workers.boot_timeout");
+
+    fs::write(&faults, "slow_shutdown").expect("our own folder");
+    let worker = supervisor.serving_pids()[0];
+    supervisor.assert_reload(0, &["serves"]);
+    supervisor.wait_gone(worker);
+    told(&supervisor, 2, "not drained in time");
+    fs::write(&faults, "").expect("our own folder");
+
+    let mut connection = Connection::open(supervisor.address()).expect("a connection");
+    connection.send(&request("GET", "/crash", &[], b"")).expect("sent");
+    connection.answer().expect_err("the worker crashes");
+    told(&supervisor, 3, "killed by SIGSEGV");
+
+    supervisor.wait_serving(1);
+    supervisor.stop();
+    assert_eq!(supervisor.log().count(STACK), 3, "{}", supervisor.log().0);
 }
 
 /// Returns the arguments that the master was executed with, as its only worker reports them.

@@ -101,9 +101,10 @@ pub trait Runtime: 'static {
         false
     }
 
-    /// Returns the signal that the master sends to a worker that hangs, so that the worker writes where it hangs (in
-    /// Python, see `faulthandler.register`). At most a second later, the master ends the worker. If the result is
-    /// `None`, or is not the number of a standard signal of Linux, the master sends no signal.
+    /// Returns the signal that the master sends to a worker that hangs, boots or drains for too long, so that the worker
+    /// writes where it hangs (in Python, see `faulthandler.register`). The worker should write it to
+    /// [`Driver::hang_report`], because the master then logs it. At most a second later, the master ends the worker. If
+    /// the result is `None`, or is not the number of a standard signal of Linux, the master sends no signal.
     fn hang_signal(&self) -> Option<i32> {
         None
     }

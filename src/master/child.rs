@@ -5,7 +5,10 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use super::core::{Event, Millis, Pid};
+use super::{
+    core::{Event, Millis, Pid},
+    hang_report::HangReport,
+};
 use crate::{channel::ToWorker, scoreboard::Row};
 
 /// What the master knows about a worker process, apart from the facts that the core needs for its decisions.
@@ -21,6 +24,8 @@ pub(super) struct Child {
     /// True if the core has been told that the worker has answered a request.
     pub(super) answered: bool,
     pub(super) boot_failure: Option<String>,
+    /// The file in which the worker writes where it hangs; `None` if the runtime does not write that.
+    pub(super) report: Option<HangReport>,
     pub(super) started: Millis,
 }
 

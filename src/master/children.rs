@@ -171,7 +171,12 @@ fn record_exit(shell: &mut Shell, child: &Child, exit: Exit) {
         let foreign = oom.is_some_and(|oom| oom.now <= oom.before);
         crash_suspect::record_death(shell, &in_flight, foreign);
     }
-    if matches!(phase, Phase::Starting { .. } | Phase::Killed { cause: KillCause::BootTimeout }) {
+    if !exits::left_in_order(phase, exit)
+        && let Some(report) = &child.report
+    {
+        report.log(child.pid, slot, generation);
+    }
+    if matches!(phase, Phase::Starting { .. }) || exits::given_up_for(phase) == Some(KillCause::BootTimeout) {
         shell.boot_failure = Some(reason.clone());
     }
     shell.history.record(slot, reason);
@@ -180,8 +185,7 @@ fn record_exit(shell: &mut Shell, child: &Child, exit: Exit) {
 /// Counts the requests that were lost with this worker. A worker that drained and exited with code 0 has already
 /// counted its lost requests itself.
 fn count_lost(shell: &Shell, child: &Child, exit: Exit) {
-    let drained = shell.core.worker(child.pid).is_some_and(|worker| matches!(worker.phase, Phase::Draining { .. }));
-    if !(drained && exit == Exit::Code(0)) {
+    if !shell.core.worker(child.pid).is_some_and(|worker| exits::left_in_order(worker.phase, exit)) {
         shell.scoreboard.cut(child.row.in_flight());
     }
 }

@@ -11,8 +11,9 @@
 //!                   (failed)    Killed               Aborting ──── 2 s ───► Killed ───► (reaped)
 //! ```
 //!
-//! The runtime may have a signal that makes a hung worker write where it hangs. In this case a hung worker is `Dumping`
-//! for at most a second before it is `Aborting`.
+//! The runtime may have a signal that makes a worker write where it hangs. In this case a hung worker is `Dumping` for at
+//! most a second before it is `Aborting`, and a worker that boots or drains for too long is `Dumping` before it is
+//! `Killed`.
 
 mod backoff;
 mod overlap;
@@ -249,6 +250,11 @@ impl Master {
 
     pub(crate) fn stage(&self) -> Stage {
         self.stage
+    }
+
+    /// Returns true if workers that hang or are late are asked to write where they hang.
+    pub(crate) fn asks_where(&self) -> bool {
+        self.policy.dump_ms > 0
     }
 
     pub(crate) fn tally(&self) -> Tally {
@@ -503,39 +509,47 @@ impl Master {
             if deadline > now {
                 continue;
             }
+            let stops = matches!(self.stage, Stage::Stopping { .. });
             let w = &mut self.workers[i];
-            let cause = match w.phase {
+            let before = w.phase;
+            let (cause, silent_ms) = match before {
                 Phase::Serving { silent_until } => {
-                    let silent_ms = self.policy.timeout_ms + now.since(silent_until);
-                    if self.policy.dump_ms > 0 {
-                        w.phase = Phase::Dumping { until: now.after(self.policy.dump_ms) };
-                        actions.push(Action::Dump { pid, silent_ms });
-                    } else {
-                        w.phase = Phase::Aborting { until: now.after(ABORT_MS) };
-                        actions.push(Action::Abort { pid, silent_ms: Some(silent_ms) });
-                    }
-                    self.tally.hung += 1;
-                    let hung = w.clone();
-                    self.failed(now, &hung, Failure::Hung, actions);
-                    self.note_refused_code(hung.slot, actions);
-                    continue;
+                    (KillCause::Hung, Some(self.policy.timeout_ms + now.since(silent_until)))
                 }
-                Phase::Dumping { .. } => {
-                    w.phase = Phase::Aborting { until: now.after(ABORT_MS) };
-                    actions.push(Action::Abort { pid, silent_ms: None });
-                    continue;
-                }
-                Phase::Starting { .. } => KillCause::BootTimeout,
-                Phase::Aborting { .. } => KillCause::Hung,
-                Phase::Draining { .. } => KillCause::DrainTimeout,
+                Phase::Dumping { cause, .. } => (cause, None),
+                Phase::Starting { .. } => (KillCause::BootTimeout, None),
+                Phase::Aborting { .. } => (KillCause::Hung, None),
+                Phase::Draining { .. } => (KillCause::DrainTimeout, None),
                 Phase::Forking | Phase::Killed { .. } => continue,
             };
-            w.phase = Phase::Killed { cause };
-            actions.push(Action::Kill { pid, cause });
-            if cause == KillCause::BootTimeout {
-                self.tally.boot_failed += 1;
-                let late = w.clone();
-                self.boot_failed(now, &late, Failure::BootTimeout, actions);
+            let asked = matches!(before, Phase::Dumping { .. } | Phase::Aborting { .. });
+            // A stop does not wait until a worker has written where it hangs.
+            if self.policy.dump_ms > 0 && !asked && !stops {
+                w.phase = Phase::Dumping { until: now.after(self.policy.dump_ms), cause };
+                actions.push(Action::Dump { pid, cause, silent_ms });
+            } else if cause == KillCause::Hung && !matches!(before, Phase::Aborting { .. }) {
+                w.phase = Phase::Aborting { until: now.after(ABORT_MS) };
+                actions.push(Action::Abort { pid, silent_ms });
+            } else {
+                w.phase = Phase::Killed { cause };
+                actions.push(Action::Kill { pid, cause });
+            }
+            let given_up = w.clone();
+            match before {
+                Phase::Serving { .. } => {
+                    self.tally.hung += 1;
+                    self.failed(now, &given_up, Failure::Hung, actions);
+                    self.note_refused_code(given_up.slot, actions);
+                }
+                Phase::Starting { .. } => {
+                    self.tally.boot_failed += 1;
+                    self.boot_failed(now, &given_up, Failure::BootTimeout, actions);
+                }
+                Phase::Forking
+                | Phase::Dumping { .. }
+                | Phase::Aborting { .. }
+                | Phase::Draining { .. }
+                | Phase::Killed { .. } => {}
             }
         }
     }
@@ -625,7 +639,7 @@ impl Master {
         match w.phase {
             Phase::Starting { until } => (self.policy.boot_timeout_ms > 0).then_some(until),
             Phase::Serving { silent_until } => (self.policy.timeout_ms > 0).then_some(silent_until),
-            Phase::Dumping { until } | Phase::Aborting { until } | Phase::Draining { until } => Some(until),
+            Phase::Dumping { until, .. } | Phase::Aborting { until } | Phase::Draining { until } => Some(until),
             Phase::Forking | Phase::Killed { .. } => None,
         }
     }

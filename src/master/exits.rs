@@ -42,17 +42,31 @@ pub(super) fn is_foreign_kill(exit: Exit, phase: Phase) -> bool {
     is_signal(exit, Number::SIGKILL) && !matches!(phase, Phase::Killed { .. })
 }
 
+/// Returns why the master ended or was about to end a worker in this phase; `None` if it did not give the worker up.
+pub(super) fn given_up_for(phase: Phase) -> Option<KillCause> {
+    match phase {
+        Phase::Dumping { cause, .. } | Phase::Killed { cause } => Some(cause),
+        Phase::Aborting { .. } => Some(KillCause::Hung),
+        Phase::Forking | Phase::Starting { .. } | Phase::Serving { .. } | Phase::Draining { .. } => None,
+    }
+}
+
 /// Returns true if a request may have caused this end. This is so if the worker served or hung, or if it drained and
 /// did not exit with code 0.
 pub(super) fn may_be_caused_by_a_request(phase: Phase, exit: Exit) -> bool {
     match phase {
-        Phase::Serving { .. }
-        | Phase::Dumping { .. }
-        | Phase::Aborting { .. }
-        | Phase::Killed { cause: KillCause::Hung } => true,
+        Phase::Serving { .. } => true,
         Phase::Draining { .. } => exit != Exit::Code(0),
-        Phase::Forking | Phase::Starting { .. } | Phase::Killed { .. } => false,
+        Phase::Forking | Phase::Starting { .. } => false,
+        Phase::Dumping { .. } | Phase::Aborting { .. } | Phase::Killed { .. } => {
+            given_up_for(phase) == Some(KillCause::Hung)
+        }
     }
+}
+
+/// Returns true if this worker drained and ended as it was told.
+pub(super) fn left_in_order(phase: Phase, exit: Exit) -> bool {
+    matches!(phase, Phase::Draining { .. }) && exit == Exit::Code(0)
 }
 
 /// Logs the end of a worker, and returns the reason in one sentence.
@@ -81,7 +95,7 @@ pub(super) fn log(
         overdue_ms,
         in_flight: &in_flight(notes, in_flight_count, now),
     });
-    let left_in_order = matches!(phase, Phase::Draining { .. }) && exit == Exit::Code(0);
+    let left_in_order = left_in_order(phase, exit);
     let served = !matches!(phase, Phase::Forking | Phase::Starting { .. });
     let unfinished = served && !left_in_order;
     macro_rules! log_exit {

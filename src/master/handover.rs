@@ -155,6 +155,9 @@ pub(super) struct PassedChild {
     pub(super) channel: Option<RawFd>,
     pub(super) due: u64,
     pub(super) boot_failure: Option<String>,
+    /// The descriptor of the file in which the worker writes where it hangs.
+    #[serde(default)]
+    pub(super) report: Option<RawFd>,
     pub(super) started: Millis,
 }
 
@@ -337,6 +340,7 @@ impl Handover {
             row,
             scoreboard,
             channel: channel.try_clone().map_err(failed("the channel cannot be copied"))?,
+            report: None,
             blocked: Blocked::over_exec(),
             master: process::parent_pid(),
             resolved: Arc::new(resolved),

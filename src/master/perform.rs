@@ -2,7 +2,7 @@
 //!
 //! Owns: forks, messages to workers, signals, steering, and the sentences of the log. Refuses: decisions.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, io, os::fd::OwnedFd, time::Duration};
 
 use super::{
     Room, Shell,
@@ -10,6 +10,7 @@ use super::{
     children::fork_worker,
     core::{Action, Caller, Cause, CommandReply, Event, Generation, KillCause, Note, Pid, RefusedChange, SlotId},
     free_memory,
+    hang_report::HangReport,
     limits::Limits,
     now,
     performed::{ForkedChild, Performed},
@@ -42,7 +43,7 @@ impl Shell {
                 self.send(pid, ToWorker::AnnounceStop);
             }
             Action::Drain { pid, grace_ms, last, cause } => self.drain(pid, grace_ms, last, cause),
-            Action::Dump { pid, silent_ms } => self.dump(pid, silent_ms),
+            Action::Dump { pid, cause, silent_ms } => self.dump(pid, cause, silent_ms),
             Action::Abort { pid, silent_ms } => self.abort(pid, silent_ms),
             Action::Kill { pid, cause } => self.kill(pid, cause),
             Action::Measure { pid } => return self.measure(pid),
@@ -76,14 +77,17 @@ impl Shell {
         // handlers.
         let forked = signals::block_all()
             .and_then(|blocked| Ok((blocked, fd::channel()?)))
-            .and_then(|(blocked, ends)| Ok((blocked, ends, fork_worker(&*self.loader.app.runtime)?)));
+            .and_then(|(blocked, ends)| Ok((blocked, ends, self.hang_report()?)))
+            .and_then(|(blocked, ends, report)| {
+                Ok((blocked, ends, report, fork_worker(&*self.loader.app.runtime)?))
+            });
         match forked {
-            Ok((blocked, (_masters, channel), (Forked::Child, hook_panicked))) => {
-                let master = process::parent_pid();
-                let child = ForkedChild { slot, generation, row, channel, blocked, master, hook_panicked };
+            Ok((blocked, (_masters, channel), report, (Forked::Child, hook_panicked))) => {
+                let (master, report) = (process::parent_pid(), report.map(|(_, workers)| workers));
+                let child = ForkedChild { slot, generation, row, channel, report, blocked, master, hook_panicked };
                 Performed::Child(Box::new(child))
             }
-            Ok((blocked, (channel, _workers), (Forked::Parent { child }, _))) => {
+            Ok((blocked, (channel, _workers), report, (Forked::Parent { child }, _))) => {
                 drop(blocked);
                 let pid = Pid(child);
                 tracing::info!(
@@ -95,8 +99,9 @@ impl Shell {
                     "started a worker"
                 );
                 let (channel, boot_failure) = (Some(channel), None);
-                let (due, unsent) = (started.0, Vec::new());
-                self.children.push(Child { pid, row, channel, unsent, due, answered: false, boot_failure, started });
+                let (due, unsent, answered) = (started.0, Vec::new(), false);
+                let report = report.map(|(report, _)| report);
+                self.children.push(Child { pid, row, channel, unsent, due, answered, boot_failure, report, started });
                 Performed::Learned(Event::Forked { slot, pid, max_age_ms })
             }
             Err(error) => {
@@ -104,6 +109,11 @@ impl Shell {
                 self.fork_failed(slot, generation, &error.to_string())
             }
         }
+    }
+
+    /// Makes the file in which the next worker writes where it hangs, if the runtime has a signal for this.
+    fn hang_report(&self) -> io::Result<Option<(HangReport, OwnedFd)>> {
+        self.core.asks_where().then(HangReport::create).transpose()
     }
 
     fn fork_failed(&mut self, slot: SlotId, generation: Generation, reason: &str) -> Performed {
@@ -142,17 +152,36 @@ impl Shell {
         self.send(pid, ToWorker::Drain { grace_ms, last });
     }
 
-    /// Sends a hung worker the runtime's signal that makes the worker write where it hangs. Does nothing if the runtime
-    /// has no such signal.
-    fn dump(&self, pid: Pid, silent_ms: u64) {
+    /// Sends a worker the runtime's signal that makes the worker write where it hangs. Does nothing if the runtime has
+    /// no such signal.
+    fn dump(&self, pid: Pid, cause: KillCause, silent_ms: Option<u64>) {
         let Some(signal) = self.loader.dump_signal() else { return };
-        self.log_hung(pid, silent_ms, &format!("{signal} now so that it writes what it does, SIGABRT in a second"));
+        match silent_ms {
+            Some(silent_ms) => {
+                let first = format!("{signal} now so that it writes what it does, SIGABRT in a second");
+                self.log_hung(pid, silent_ms, &first);
+            }
+            None => {
+                let (slot, generation) = self.place(pid);
+                tracing::error!(
+                    event = "worker_late",
+                    slot,
+                    pid = pid.0,
+                    generation,
+                    reason = %cause,
+                    "the worker is late; it gets {signal} now so that it writes what it does, SIGKILL in a second"
+                );
+            }
+        }
         self.signal(pid, signal);
     }
 
-    fn abort(&self, pid: Pid, silent_ms: Option<u64>) {
+    fn abort(&mut self, pid: Pid, silent_ms: Option<u64>) {
         if let Some(silent_ms) = silent_ms {
             self.log_hung(pid, silent_ms, "SIGABRT now");
+        }
+        if let Some(report) = self.children.iter_mut().filter(|child| child.pid == pid).find_map(|child| child.report.as_mut()) {
+            report.ends_if_written();
         }
         self.signal(pid, Number::SIGABRT);
     }
@@ -514,13 +543,14 @@ impl Shell {
         } = self;
         drop(children);
         signals.forget_in_child();
-        let ForkedChild { slot, generation, row, channel, blocked, master, hook_panicked } = child;
+        let ForkedChild { slot, generation, row, channel, report, blocked, master, hook_panicked } = child;
         WorkerSeed {
             slot: slot.0,
             generation: generation.0,
             row,
             scoreboard,
             channel,
+            report,
             blocked,
             master,
             resolved,

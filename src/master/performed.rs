@@ -23,6 +23,7 @@ pub(super) struct ForkedChild {
     pub(super) generation: Generation,
     pub(super) row: Row,
     pub(super) channel: OwnedFd,
+    pub(super) report: Option<OwnedFd>,
     pub(super) blocked: Blocked,
     pub(super) master: i32,
     pub(super) hook_panicked: Option<HookPanicked>,

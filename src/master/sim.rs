@@ -1106,6 +1106,37 @@ fn a_hung_worker_writes_what_it_does_before_it_is_aborted_and_its_slot_does_not_
     });
 }
 
+#[test]
+fn a_late_worker_writes_what_it_does_before_it_is_killed_and_its_slot_does_not_wait() {
+    const DUMP: u64 = 1_000;
+    worlds(200, |seed| {
+        let mut world = World::settled(seed, |random| Policy { dump_ms: DUMP, ..policy(2 + random.below(4) as u32) });
+        let pid = world.any().expect("all serve");
+        world.nature.never_ready = 100;
+        world.plan_fact(0, Event::Exited { pid });
+        world.run(BOOT);
+        let &(forked_at, slot) = world.forks.last().expect("the slot is filled");
+        world.nature.never_ready = 0;
+        world.run(forked_at + BOOT_TIMEOUT - world.now);
+        let &(dumped_at, late) = world.dumps.last().expect("the late worker was asked");
+        assert_eq!((dumped_at, world.alive(late).slot), (forked_at + BOOT_TIMEOUT, slot));
+        world.settle(DUMP + 4 * BOOT);
+        world.run(DUMP);
+        let ended = (dumped_at + DUMP, late, KillCause::BootTimeout);
+        assert!(world.kills == [ended] || world.kills.is_empty(), "{:?}, not {ended:?}", world.kills);
+
+        world.nature.never_drains = 100;
+        (world.kills.clear(), world.dumps.clear());
+        let begun = world.now;
+        world.plan_fact(0, Event::ScaleRequested { scaling: Scaling::By(-1), caller: None });
+        world.run(GRACE + DUMP);
+        let &[(dumped_at, late)] = &world.dumps[..] else { panic!("{:?}", world.dumps) };
+        assert_eq!(dumped_at, begun + GRACE);
+        let ended = (dumped_at + DUMP, late, KillCause::DrainTimeout);
+        assert!(world.kills == [ended] || world.kills.is_empty(), "{:?}, not {ended:?}", world.kills);
+    });
+}
+
 /// A stop shortens everything that is under way, so the master aborts the hung worker at once.
 #[test]
 fn a_stop_does_not_wait_for_what_a_hung_worker_writes() {

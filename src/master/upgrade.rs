@@ -260,6 +260,7 @@ fn write_state(
             channel: child.channel.as_ref().map(|channel| transfer.add(channel.as_fd())),
             due: child.due,
             boot_failure: child.boot_failure.clone(),
+            report: child.report.as_ref().map(|report| transfer.add(report.as_fd())),
             started: child.started,
         })
     });

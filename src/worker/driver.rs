@@ -5,11 +5,11 @@
 //! steps.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     fmt,
     future::{Future, poll_fn},
     io,
-    os::fd::OwnedFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     pin::{Pin, pin},
     rc::Rc,
     sync::{
@@ -52,6 +52,7 @@ pub(super) struct Life {
     waker: Waker,
     /// The action by which a SIGTERM begins the drain. The worker listens to the signal before it makes its driver.
     term: Option<TermAction>,
+    hang_report: OnceCell<OwnedFd>,
 }
 
 /// What ends a drive or makes it poll the worker's future. It may be raised on any thread.
@@ -112,8 +113,27 @@ impl Driver {
             waker: Arc::new(LifeWaker(Arc::clone(&signals))).into(),
             signals,
             term: TermAction::present().ok(),
+            hang_report: OnceCell::new(),
         });
         (Self(Rc::clone(&life)), life)
+    }
+
+    /// Keeps the file of [`hang_report`](Self::hang_report) open.
+    pub(super) fn keep(&self, hang_report: Option<OwnedFd>) {
+        if let Some(file) = hang_report {
+            // A driver gets its file once, before the outer loop begins.
+            let _ = self.0.hang_report.set(file);
+        }
+    }
+
+    /// Returns the file in memory in which the runtime should write where the worker hangs, at the signal that
+    /// [`Runtime::hang_signal`](crate::Runtime::hang_signal) names, and where it crashes. The master reads the file when
+    /// the worker has ended, and logs its lines as `worker_stack` after the line that says why the worker ended; not
+    /// after a drain that ended well. The result is `None` if there is no such signal, or if no master reads the file,
+    /// as in `check --deep` and in the preflight of an upgrade. Write to the end of the file, as `write` does.
+    #[must_use]
+    pub fn hang_report(&self) -> Option<BorrowedFd<'_>> {
+        self.0.hang_report.get().map(AsFd::as_fd)
     }
 
     /// Runs the worker until `timeout` is over, a [`DriverWaker`] is woken or the worker ends. Each call gives every

@@ -7,14 +7,21 @@
 //! `SEAMS_NOTES` names the file to which each hook adds a line. As long as the file that `SEAMS_FAIL` names exists, the
 //! workers of a program that an upgrade started (`--interpreted`) die as soon as they serve.
 //!
+//! `SEAMS_STACK` names a file with the text that a worker writes at the signal for workers that hang. In this text, each
+//! `PID` becomes the pid of the worker.
+//!
 //! `SEAMS_FAULTS` names a file with a list of words. With the name of a hook in this file, the hook panics. With
-//! `thread`, `App::prepare` starts a thread. With `slow_fork`, each fork takes three seconds.
+//! `thread`, `App::prepare` starts a thread. With `slow_fork`, each fork takes three seconds. With `slow_boot`, the factory
+//! takes a minute. With `slow_shutdown`, the shutdown hook blocks the worker for a minute.
+//!
+//! `/hang` blocks the worker. `/crash` makes it write its stack and end by SIGSEGV.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: this service has a thread, and hangs")]
 
 use std::{
     convert::Infallible,
     env,
-    fs::{self, OpenOptions},
+    error::Error,
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     path::Path,
     process::ExitCode,
@@ -23,8 +30,11 @@ use std::{
 };
 
 use axum::{Router, routing::get};
-use nix::sys::signal::{SigSet, Signal};
-use oxicorn::{App, Runtime, SetupContext, UpgradeCommand, WorkerContext};
+use nix::{
+    sys::signal::{SigSet, Signal, kill, raise},
+    unistd::Pid,
+};
+use oxicorn::{App, Driver, Lifespan, Runtime, SetupContext, UpgradeCommand, WorkerContext};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 const INTERPRETED: &str = "--interpreted";
@@ -54,6 +64,23 @@ impl Runtime for Interpreter {
         fail("after_fork_in_worker");
     }
 
+    fn drive(&self, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
+        let report = driver.hang_report().map(|file| file.try_clone_to_owned()).transpose()?;
+        // This thread waits for the signal, so it can still write when the worker's only other thread hangs.
+        let signals = SigSet::from(Signal::SIGPROF);
+        signals.thread_block()?;
+        thread::spawn(move || {
+            let mut report = report.map(File::from);
+            while signals.wait().is_ok() {
+                note("dump");
+                if let Some(report) = &mut report {
+                    report.write_all(stack().as_bytes()).expect("a file in memory takes all");
+                }
+            }
+        });
+        Ok(driver.run_to_end()?)
+    }
+
     fn hang_signal(&self) -> Option<i32> {
         fail("hang_signal");
         Some(Signal::SIGPROF as i32)
@@ -69,6 +96,12 @@ impl Runtime for Interpreter {
 fn has_fault(name: &str) -> bool {
     let faults = env::var_os("SEAMS_FAULTS").and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
     faults.split_whitespace().any(|fault| fault == name)
+}
+
+/// Returns the text that this worker writes when it hangs.
+fn stack() -> String {
+    let text = env::var_os("SEAMS_STACK").and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+    text.replace("PID", &std::process::id().to_string())
 }
 
 /// Panics if the file of the faults names this hook.
@@ -113,15 +146,10 @@ fn note(line: &str) {
     file.write_all(format!("{} {line}\n", std::process::id()).as_bytes()).expect("the notes can be written");
 }
 
-async fn factory(_: WorkerContext) -> Result<Router, Infallible> {
-    // This thread waits for the signal, so it can still write a note when the worker's only other thread hangs.
-    let signals = SigSet::from(Signal::SIGPROF);
-    signals.thread_block().expect("a signal can be blocked");
-    thread::spawn(move || {
-        while signals.wait().is_ok() {
-            note("dump");
-        }
-    });
+async fn factory(_: WorkerContext) -> Result<Lifespan<Router>, Infallible> {
+    if has_fault("slow_boot") {
+        thread::sleep(Duration::from_secs(60));
+    }
     let fails = env::var_os("SEAMS_FAIL").is_some_and(|file| Path::new(&file).exists());
     if fails && env::args().any(|argument| argument == INTERPRETED) {
         tokio::spawn(async {
@@ -130,9 +158,21 @@ async fn factory(_: WorkerContext) -> Result<Router, Infallible> {
         });
     }
     let hang = get(async || thread::sleep(Duration::from_secs(60)));
+    let crash = get(async || {
+        raise(Signal::SIGPROF).expect("it can be sent");
+        thread::sleep(Duration::from_millis(200));
+        kill(Pid::this(), Signal::SIGSEGV).expect("it can be sent");
+    });
     // A worker is a fork and not a new program, so it reports the arguments with which the master was executed.
     let arguments = get(async || env::args().collect::<Vec<_>>().join("\n"));
-    Ok(Router::new().route("/arguments", arguments).route("/hang", hang))
+    let pid = get(async || std::process::id().to_string());
+    let router = Router::new().route("/arguments", arguments).route("/pid", pid);
+    let router = router.route("/hang", hang).route("/crash", crash);
+    Ok(Lifespan::new(router).on_shutdown(async {
+        if has_fault("slow_shutdown") {
+            thread::sleep(Duration::from_secs(60));
+        }
+    }))
 }
 
 fn main() -> ExitCode {

@@ -3,7 +3,7 @@
 //! Owns: the deadline of a stop, which can only become earlier, and the wait until the listeners are empty. Refuses: to
 //! end one worker that is late (`core`).
 
-use super::{ABORT_MS, Action, Cause, CommandReply, Master, Millis, Note, Phase, Stage, Worker};
+use super::{ABORT_MS, Action, Cause, CommandReply, KillCause, Master, Millis, Note, Phase, Stage, Worker};
 
 /// How long the workers may take to drain at a quick stop.
 const QUICK_MS: u64 = 2_000;
@@ -92,10 +92,14 @@ impl Master {
                     *before = until.min(*before);
                     continue;
                 }
-                Phase::Dumping { .. } => {
-                    // A stop does not wait until a hung worker has written where it hangs.
+                // A stop does not wait until a worker has written where it hangs.
+                Phase::Dumping { cause: KillCause::Hung, .. } => {
                     w.phase = Phase::Aborting { until: until.min(now.after(ABORT_MS)) };
                     actions.extend(w.pid.map(|pid| Action::Abort { pid, silent_ms: None }));
+                    continue;
+                }
+                Phase::Dumping { until: before, .. } => {
+                    *before = now;
                     continue;
                 }
                 Phase::Killed { .. } => continue,

@@ -49,8 +49,8 @@ pub(crate) struct Policy {
     pub(crate) graceful_timeout_ms: u64,
     pub(crate) shutdown_delay_ms: u64,
     pub(crate) max_rss: u64,
-    /// How long a hung worker has to write where it hangs, before the master ends it; 0 means that the worker is not
-    /// asked to write this.
+    /// How long a worker that hangs or is late has to write where it hangs, before the master ends it; 0 means that the
+    /// worker is not asked to write this.
     pub(crate) dump_ms: u64,
     /// If true, a worker leaves only when its replacement serves. If false, a slot gets its next worker only after the
     /// last process of the slot has ended.
@@ -179,10 +179,12 @@ pub(crate) enum Action {
         last: bool,
         cause: Cause,
     },
-    /// Send the runtime's signal to a hung worker, so that it writes where it hangs. The action `Abort` follows later.
+    /// Send the runtime's signal to a worker that hangs or is late, so that it writes where it hangs. The action `Abort`
+    /// or `Kill` follows later. `silent_ms` is the time since the last heartbeat; it is `None` if the worker is late.
     Dump {
         pid: Pid,
-        silent_ms: u64,
+        cause: KillCause,
+        silent_ms: Option<u64>,
     },
     /// End a hung worker. `silent_ms` is `None` if `Dump` came before, because the hang is in the log already.
     Abort {
@@ -333,10 +335,11 @@ pub(crate) enum RecycleCause {
     MaxRss,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(crate) enum KillCause {
     BootTimeout,
     /// The worker hung, and did not end after SIGABRT.
+    #[default]
     Hung,
     DrainTimeout,
 }
@@ -429,9 +432,11 @@ pub(crate) enum Phase {
     Serving {
         silent_until: Millis,
     },
-    /// The master asked a hung worker to write where it hangs.
+    /// The master asked a worker that hangs or is late to write where it hangs. `cause` says why the master ends it.
     Dumping {
         until: Millis,
+        #[serde(default)]
+        cause: KillCause,
     },
     /// The master has sent SIGABRT to a hung worker.
     Aborting {

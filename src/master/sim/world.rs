@@ -602,10 +602,17 @@ impl World {
                     }
                     self.drain(pid, grace_ms, last);
                 }
-                Action::Dump { pid, silent_ms: _ } => {
+                Action::Dump { pid, cause, silent_ms } => {
                     assert!(self.policy.dump_ms > 0, "{pid:?} has nothing to write");
+                    assert!(!matches!(self.master.stage(), Stage::Stopping { .. }), "{pid:?} holds up the stop");
+                    assert_eq!(silent_ms.is_some(), cause == KillCause::Hung);
                     self.dumps.push((self.now, pid));
-                    self.give_up_hung(pid);
+                    self.assert_may_end(pid, cause);
+                    if cause == KillCause::Hung {
+                        self.give_up_hung(pid);
+                    } else {
+                        self.give_up_late(pid, cause);
+                    }
                     if self.random.chance(10) {
                         let delay = self.random.below(self.policy.dump_ms);
                         self.plan_fact(delay, Event::Exited { pid });
@@ -613,17 +620,10 @@ impl World {
                 }
                 Action::Abort { pid, silent_ms } => {
                     self.aborts.push((self.now, pid));
-                    match self.dumps.iter().find(|(_, dumped)| *dumped == pid) {
-                        Some(&(at, _)) => {
-                            assert_eq!(silent_ms, None, "the hang of {pid:?} is logged twice");
-                            let due = at + self.policy.dump_ms;
-                            let stops = matches!(self.master.stage(), Stage::Stopping { .. });
-                            assert!(self.now >= due || stops, "{pid:?} is aborted at {}", self.now);
-                        }
-                        None => {
-                            assert_eq!(self.policy.dump_ms, 0, "{pid:?} had no chance to write what it does");
-                            self.give_up_hung(pid);
-                        }
+                    if self.had_time_to_write(pid) {
+                        assert_eq!(silent_ms, None, "the hang of {pid:?} is logged twice");
+                    } else {
+                        self.give_up_hung(pid);
                     }
                     let slot = self.alive(pid).slot;
                     if !self.random.chance(self.nature_of(slot).refuses_abort) {
@@ -928,23 +928,56 @@ impl World {
         self.failures.push((self.now, slot));
     }
 
-    fn kill(&mut self, pid: Pid, cause: KillCause) {
+    fn give_up_late(&mut self, pid: Pid, cause: KillCause) {
         let now = self.now;
-        let aborted = self.aborts.iter().any(|&(_, aborted)| aborted == pid);
+        let p = self.alive(pid);
+        p.doomed = true;
+        let slot = p.slot;
+        if cause == KillCause::BootTimeout {
+            self.failures.push((now, slot));
+        }
+    }
+
+    /// Returns true if the worker was asked to write where it hangs. Asserts that it then had the time for this, and
+    /// that only a stop or the policy is a reason not to ask.
+    fn had_time_to_write(&self, pid: Pid) -> bool {
+        let stops = matches!(self.master.stage(), Stage::Stopping { .. });
+        match self.dumps.iter().find(|(_, dumped)| *dumped == pid) {
+            Some(&(at, _)) => {
+                assert!(self.now >= at + self.policy.dump_ms || stops, "{pid:?} is ended at {}", self.now);
+                true
+            }
+            None => {
+                assert!(self.policy.dump_ms == 0 || stops, "{pid:?} had no chance to write what it does");
+                false
+            }
+        }
+    }
+
+    fn assert_may_end(&mut self, pid: Pid, cause: KillCause) {
+        let now = self.now;
         let p = self.alive(pid);
         assert_ne!(p.state, State::Killed, "{pid:?} is killed twice");
         match cause {
             KillCause::BootTimeout => assert!(!p.doomed && p.state != State::Serving, "{pid:?} had booted"),
-            KillCause::Hung => assert!(aborted, "{pid:?} had no chance to leave a core file"),
+            KillCause::Hung => {}
             KillCause::DrainTimeout => assert!(p.drained_by.is_some_and(|by| by <= now), "{pid:?} had time left"),
         }
-        let slot = p.slot;
+    }
+
+    fn kill(&mut self, pid: Pid, cause: KillCause) {
+        let aborted = self.aborts.iter().any(|&(_, aborted)| aborted == pid);
+        if cause == KillCause::Hung {
+            assert!(aborted, "{pid:?} had no chance to leave a core file");
+        } else if !self.had_time_to_write(pid) {
+            self.assert_may_end(pid, cause);
+            self.give_up_late(pid, cause);
+        }
+        let p = self.alive(pid);
+        assert_ne!(p.state, State::Killed, "{pid:?} is killed twice");
         p.state = State::Killed;
         p.doomed = true;
-        self.kills.push((now, pid, cause));
-        if cause == KillCause::BootTimeout {
-            self.failures.push((now, slot));
-        }
+        self.kills.push((self.now, pid, cause));
         self.plan_fact(1, Event::Exited { pid });
     }
 
@@ -958,7 +991,7 @@ impl World {
         for w in self.master.workers() {
             let until = match w.phase {
                 Phase::Starting { until }
-                | Phase::Dumping { until }
+                | Phase::Dumping { until, .. }
                 | Phase::Aborting { until }
                 | Phase::Draining { until } => until,
                 Phase::Serving { silent_until } => silent_until,

@@ -13,6 +13,7 @@ use super::{
         control::ControlServer,
         core::{Action, Master, Takeover},
         handover::{Handover, HandoverKind, PassedChild},
+        hang_report::HangReport,
         now,
         pidfile::Pidfile,
         policy,
@@ -129,9 +130,10 @@ fn adopt_children(passed: &[PassedChild], scoreboard: &Scoreboard) -> Result<Vec
     let children = passed.iter().map(|child| {
         let channel = child.channel.map(exec::received).transpose().map_err(lost("a worker's channel"))?;
         let row = scoreboard.rows().nth(child.row).ok_or("a worker's row is not on the scoreboard")?;
+        let report = child.report.map(HangReport::adopt).transpose().map_err(lost("a worker's hang report"))?;
         let PassedChild { pid, due, ref boot_failure, started, .. } = *child;
-        let (unsent, boot_failure) = (Vec::new(), boot_failure.clone());
-        Ok(Child { pid, row, channel, unsent, due, answered: false, boot_failure, started })
+        let (unsent, answered, boot_failure) = (Vec::new(), false, boot_failure.clone());
+        Ok(Child { pid, row, channel, unsent, due, answered, boot_failure, report, started })
     });
     children.collect()
 }
