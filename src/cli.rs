@@ -198,6 +198,9 @@ pub(crate) enum Command {
         /// Path of the new program; without it, the path by which the service was started
         #[arg(long, value_name = "PATH")]
         program: Option<String>,
+        /// Upgrade even if the service could not go back to the running program, because its files were replaced
+        #[arg(long)]
+        force: bool,
         /// Print the result as one JSON object
         #[arg(long)]
         json: bool,

@@ -345,7 +345,7 @@ impl Shell {
             Signal::Usr1 => self.reopen_logs(),
             Signal::Chld => children::reap_all(self),
             Signal::Hup => reload::request(self, None),
-            Signal::Usr2 => upgrade::request(self, None, None),
+            Signal::Usr2 => upgrade::request(self, None, false, None),
             Signal::Winch => tracing::warn!(
                 event = "signal_ignored",
                 signal = signal.name(),
@@ -412,8 +412,8 @@ impl Shell {
                 let text = if json { settings.to_json() } else { settings.to_toml() };
                 self.answer(caller, protocol::ControlResponse::done(text));
             }
-            protocol::ControlCommand::Upgrade { program } => {
-                upgrade::request(self, program.map(Into::into), Some(caller))
+            protocol::ControlCommand::Upgrade { program, force } => {
+                upgrade::request(self, program.map(Into::into), force, Some(caller));
             }
             protocol::ControlCommand::Stop { now } => self.inbox.push(Event::StopRequested { graceful: !now }),
         }

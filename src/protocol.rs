@@ -93,6 +93,9 @@ pub(crate) enum ControlCommand {
     /// file path by which the service was started.
     Upgrade {
         program: Option<String>,
+        /// If true, the service upgrades even if it could not go back to the running program.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
     },
     /// Asks the service to stop. If `now` is true, it stops as after a SIGINT, otherwise as after a SIGTERM.
     Stop {
@@ -488,7 +491,14 @@ mod tests {
             (ControlCommand::Status, r#"{"version":1,"command":"status"}"#),
             (ControlCommand::Scale(Scale::To(4)), r#"{"version":1,"command":{"scale":{"to":4}}}"#),
             (ControlCommand::Scale(Scale::By(-1)), r#"{"version":1,"command":{"scale":{"by":-1}}}"#),
-            (ControlCommand::Upgrade { program: None }, r#"{"version":1,"command":{"upgrade":{"program":null}}}"#),
+            (
+                ControlCommand::Upgrade { program: None, force: false },
+                r#"{"version":1,"command":{"upgrade":{"program":null}}}"#,
+            ),
+            (
+                ControlCommand::Upgrade { program: None, force: true },
+                r#"{"version":1,"command":{"upgrade":{"program":null,"force":true}}}"#,
+            ),
             (ControlCommand::Stop { now: true }, r#"{"version":1,"command":{"stop":{"now":true}}}"#),
         ] {
             let request = Request::new(command, Meant::default());

@@ -160,7 +160,7 @@ fn a_worker_that_boots_or_drains_too_long_or_crashes_tells_its_stack_too() {
     let mut connection = Connection::open(supervisor.address()).expect("a connection");
     connection.send(&request("GET", "/crash", &[], b"")).expect("sent");
     connection.answer().expect_err("the worker crashes");
-    told(&supervisor, 3, "killed by SIGSEGV");
+    told(&supervisor, 3, "killed by SIGILL");
 
     supervisor.wait_serving(1);
     supervisor.stop();
@@ -215,6 +215,32 @@ fn an_upgrade_executes_the_command_of_the_runtime_and_a_failed_one_the_command_b
     supervisor.stop();
 }
 
+#[test]
+fn an_upgrade_without_a_way_back_needs_force_and_then_the_new_program_stays() {
+    let (launch, _, faults) = faulty("replaced");
+    let fail = launch.path("fail");
+    let mut supervisor = launch.env("SEAMS_FAIL", fail.to_str().expect("UTF-8")).serving(1);
+    let worker = supervisor.serving_pids();
+    let no_way_back = "no way back: the wheel was replaced in place";
+    assert_told_all(&supervisor.ctl_by_socket(&["upgrade"]), 1, &["nothing was changed", no_way_back, "--force"]);
+    assert_eq!((supervisor.log().count("upgrade_started"), supervisor.serving_pids()), (0, worker.clone()));
+
+    fs::write(&fail, "").expect("our own folder");
+    let failed = supervisor.ctl_by_socket(&["upgrade", "--force"]);
+    assert_told_all(&failed, 1, &["exited with code 7", "there is no way back: the wheel was replaced", "stays"]);
+    let log = supervisor.log();
+    assert_eq!([log.count("upgrade_forced"), log.count(events::UPGRADE_ROLLED_BACK)], [1, 0], "{}", log.0);
+    assert_eq!(supervisor.serving_pids(), worker, "the old workers serve on");
+    fs::remove_file(&fail).expect("it was written above");
+    assert!(arguments_now(&supervisor).contains(&"--interpreted".to_owned()), "the new program stays");
+
+    fs::write(&faults, "").expect("our own folder");
+    let output = supervisor.ctl_by_socket(&["upgrade", "--force"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert_eq!(supervisor.log().count("upgrade_forced"), 1, "there is a way back, so force changes nothing");
+    supervisor.stop();
+}
+
 /// The words that the log contains if the master's own code has panicked.
 const OWN_PANIC: &str = "a bug in oxicorn";
 
@@ -264,6 +290,7 @@ fn a_hook_that_panics_in_a_running_master_costs_what_it_was_called_for_and_no_mo
         ("before_fork", "reload", 1, "could not be forked: Runtime::before_fork panicked: a fault in before_fork"),
         ("after_fork_in_worker", "reload", 1, "Runtime::after_fork_in_worker panicked"),
         ("upgrade_command", "upgrade", 1, "Runtime::upgrade_command panicked: a fault in upgrade_command"),
+        ("way_back", "upgrade", 1, "no way back: Runtime::way_back panicked: a fault in way_back"),
         ("prepare", "upgrade", 1, "App::prepare panicked: a fault in prepare"),
         ("thread", "upgrade", 1, "after App::prepare the process has 2 threads"),
     ] {

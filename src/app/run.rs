@@ -155,11 +155,11 @@ impl App {
             }
             Command::Scale { service, workers, json } => ask(service, &protocol::ControlCommand::Scale(workers), json),
             Command::Reload { service, json } => ask(service, &protocol::ControlCommand::Reload, json),
-            Command::Upgrade { service, program, json } => {
+            Command::Upgrade { service, program, force, json } => {
                 match program.map(|program| start.join(Path::new(&program))).transpose() {
                     Ok(program) => {
                         let program = program.map(|program| program.to_string_lossy().into_owned());
-                        ask(service, &protocol::ControlCommand::Upgrade { program }, json)
+                        ask(service, &protocol::ControlCommand::Upgrade { program, force }, json)
                     }
                     Err(sentence) => refuse(&sentence),
                 }

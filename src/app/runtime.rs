@@ -125,6 +125,17 @@ pub trait Runtime: 'static {
         let _ = asked;
         None
     }
+
+    /// Checks, before an upgrade, whether the running program could be executed again. The master does this if the new
+    /// program fails its trial. The program file itself stays open, but a runtime may need other files too, such as the
+    /// modules of an interpreter. The default finds nothing missing.
+    ///
+    /// # Errors
+    /// What is missing, as a part of a sentence such as "the wheel was replaced in place". The upgrade is then refused.
+    /// With `upgrade --force` it is done all the same, without a way back.
+    fn way_back(&self) -> Result<(), String> {
+        Ok(())
+    }
 }
 
 /// The program that an upgrade executes, and its first arguments. The arguments of the service's own command line come

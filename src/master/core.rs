@@ -285,7 +285,9 @@ impl Master {
                 self.removes = removes;
             }
             Event::SettingsRefused => self.on_settings_refused(now, actions),
-            Event::UpgradeRequested { program, caller } => self.begin_upgrade(now, program, caller, actions),
+            Event::UpgradeRequested { program, force, caller } => {
+                self.begin_upgrade(now, program, force, caller, actions);
+            }
             Event::PreflightEnded { passed } => self.on_preflight_ended(now, passed, actions),
             Event::ExecFailed => self.on_exec_failed(now, actions),
             Event::Grown { slots, rows } => self.on_grown(now, slots, rows, actions),

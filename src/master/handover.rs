@@ -67,6 +67,9 @@ pub(super) struct HandoverState {
     pub(super) cwd: PathBuf,
     /// Why the new program has failed. It is set only if the old program reads this state.
     pub(super) failed: Option<String>,
+    /// Why the old program cannot be executed again if the new one fails. `None` if it can.
+    #[serde(default)]
+    pub(super) no_way_back: Option<String>,
     /// All descriptors that this state names.
     pub(super) fds: Vec<RawFd>,
     pub(super) core: CoreSnapshot,

@@ -50,7 +50,7 @@ impl Shell {
             Action::LoadSettings => return Performed::Learned(reload::load(self)),
             Action::KeepSettings => reload::keep(self),
             Action::RestoreSettings { slot, failed, why } => reload::restore(self, slot, failed, why),
-            Action::BeginPreflight { program } => return upgrade::preflight::begin(self, program),
+            Action::BeginPreflight { program, force } => return upgrade::preflight::begin(self, program, force),
             Action::EndPreflight => upgrade::preflight::end(self),
             Action::BecomeNew => return upgrade::become_new(self),
             Action::KeepProgram => upgrade::keep(self),
@@ -78,9 +78,7 @@ impl Shell {
         let forked = signals::block_all()
             .and_then(|blocked| Ok((blocked, fd::channel()?)))
             .and_then(|(blocked, ends)| Ok((blocked, ends, self.hang_report()?)))
-            .and_then(|(blocked, ends, report)| {
-                Ok((blocked, ends, report, fork_worker(&*self.loader.app.runtime)?))
-            });
+            .and_then(|(blocked, ends, report)| Ok((blocked, ends, report, fork_worker(&*self.loader.app.runtime)?)));
         match forked {
             Ok((blocked, (_masters, channel), report, (Forked::Child, hook_panicked))) => {
                 let (master, report) = (process::parent_pid(), report.map(|(_, workers)| workers));
@@ -180,7 +178,9 @@ impl Shell {
         if let Some(silent_ms) = silent_ms {
             self.log_hung(pid, silent_ms, "SIGABRT now");
         }
-        if let Some(report) = self.children.iter_mut().filter(|child| child.pid == pid).find_map(|child| child.report.as_mut()) {
+        if let Some(report) =
+            self.children.iter_mut().filter(|child| child.pid == pid).find_map(|child| child.report.as_mut())
+        {
             report.ends_if_written();
         }
         self.signal(pid, Number::SIGABRT);
@@ -328,6 +328,10 @@ impl Shell {
             CommandReply::UpgradeRefused => {
                 Told::refused(format!("refused, nothing was changed: {}", self.upgrades.reason()))
             }
+            CommandReply::UpgradeFailed if self.upgrades.stays => Told::refused(format!(
+                "{}; the old workers serve on, and the new program stays",
+                self.upgrades.reason()
+            )),
             CommandReply::UpgradeFailed => {
                 let rest = match self.resolved.settings.workers.overlap {
                     true => "the old workers serve on with the old program",

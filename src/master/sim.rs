@@ -69,7 +69,7 @@ fn storm(seed: u64) {
             7 => world.asks(Scaling::To(to)),
             8 => Ahead::Fact(Event::ReloadRequested { caller: None }),
             9 => world.asks_to_reload(),
-            10 => Ahead::Fact(Event::UpgradeRequested { program: None, caller: None }),
+            10 => Ahead::Fact(Event::UpgradeRequested { program: None, force: false, caller: None }),
             11 => world.asks_to_upgrade(),
             2 | 3 => Ahead::RecycleAny,
             4 => Ahead::TermAny,
@@ -129,7 +129,7 @@ fn every_pair_of_operator_events_settles_or_stops() {
             Ahead::RecycleAny,
             Ahead::TermAny,
             Ahead::Fact(Event::ReloadRequested { caller: None }),
-            Ahead::Fact(Event::UpgradeRequested { program: None, caller: None }),
+            Ahead::Fact(Event::UpgradeRequested { program: None, force: false, caller: None }),
         ]
     };
     worlds(8, |seed| {
@@ -437,7 +437,7 @@ fn a_request_during_an_upgrade_follows_it_or_gets_its_reply_at_once() {
         world.plan(within, second);
         world.plan(within, reload);
         for _ in 0..3 {
-            world.plan_fact(within, Event::UpgradeRequested { program: None, caller: None });
+            world.plan_fact(within, Event::UpgradeRequested { program: None, force: false, caller: None });
         }
         world.run(within);
         assert_eq!(world.replies, [CommandReply::UpgradeUnderWay]);
@@ -455,7 +455,7 @@ fn a_stop_does_not_wait_for_an_upgrade() {
         world.nature.hanging_program = 30;
         let asks = world.asks_to_upgrade();
         world.plan(0, asks);
-        world.plan_fact(0, Event::UpgradeRequested { program: None, caller: None });
+        world.plan_fact(0, Event::UpgradeRequested { program: None, force: false, caller: None });
         let stop_at = world.random.below(3 * BOOT);
         world.plan_fact(stop_at, Event::StopRequested { graceful: true });
         world.run_to_exit(stop_at + GRACE + 1);

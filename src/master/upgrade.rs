@@ -53,6 +53,10 @@ pub(super) struct Upgrades {
     preflight: Option<Preflight>,
     /// The program to go back to if the workers of this program fail their trial. It is set only during the trial.
     previous: Option<Previous>,
+    /// Why there is no program to go back to, although this program is on trial.
+    no_way_back: Option<String>,
+    /// True if this program failed its trial and runs on, because the old program could not be executed again.
+    pub(super) stays: bool,
     /// The last part of the reply to an upgrade that has passed its trial.
     summary: String,
     pub(super) last: Option<LastReload>,
@@ -99,7 +103,17 @@ impl Upgrades {
         let cwd = folder.to_owned();
         let path = first_path(&cwd);
         let executable = exec::own_program().ok();
-        Self { path, cwd, executable, preflight: None, previous: None, summary: String::new(), last: None }
+        Self {
+            path,
+            cwd,
+            executable,
+            preflight: None,
+            previous: None,
+            no_way_back: None,
+            stays: false,
+            summary: String::new(),
+            last: None,
+        }
     }
 
     /// Returns the folder in which the service was first started, by the path that the operator's shell used.
@@ -128,12 +142,12 @@ impl Upgrades {
     }
 }
 
-pub(super) fn request(shell: &mut Shell, program: Option<PathBuf>, caller: Option<Caller>) {
+pub(super) fn request(shell: &mut Shell, program: Option<PathBuf>, force: bool, caller: Option<Caller>) {
     // The master announces an upgrade like a reload, because `systemctl reload` waits for the same notification.
     if let Some(notify) = &mut shell.notify {
         notify.reloading(now());
     }
-    shell.inbox.push(Event::UpgradeRequested { program, caller });
+    shell.inbox.push(Event::UpgradeRequested { program, force, caller });
 }
 
 fn refuse(shell: &mut Shell, reason: String) {
@@ -158,7 +172,9 @@ pub(super) fn become_new(shell: &mut Shell) -> Performed {
         "the new program has passed its preflight; the master executes it, and the workers serve on"
     );
     let program = (preflight.program.as_fd(), &preflight.arguments[..]);
+    shell.upgrades.no_way_back = preflight.no_way_back;
     let error = become_program(shell, program, "takeover", &preflight.path, None);
+    shell.upgrades.no_way_back = None;
     refuse(shell, format!("{} could not take over: {error}", preflight.path.display()));
     Performed::Learned(Event::ExecFailed)
 }
@@ -184,6 +200,8 @@ pub(super) fn become_old(shell: &mut Shell, slot: SlotId, why: Failure) -> Perfo
             Err(error) => error.to_string(),
         };
         reason = format!("{reason}; and the old program could not be executed again: {error}");
+    } else if let Some(lost) = &shell.upgrades.no_way_back {
+        reason = format!("{reason}; and there is no way back: {lost}");
     }
     tracing::error!(
         event = "upgrade_failed",
@@ -192,6 +210,7 @@ pub(super) fn become_old(shell: &mut Shell, slot: SlotId, why: Failure) -> Perfo
         "the new program continues, with the workers of the old one"
     );
     shell.upgrades.previous = None;
+    (shell.upgrades.no_way_back, shell.upgrades.stays) = (None, true);
     shell.upgrades.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
     Performed::Learned(Event::ExecFailed)
 }
@@ -272,6 +291,7 @@ fn write_state(
         path: path.to_owned(),
         cwd: shell.upgrades.cwd.clone(),
         failed,
+        no_way_back: shell.upgrades.no_way_back.clone(),
         fds: Vec::new(),
         core: shell.core.snapshot(),
         children,
@@ -309,7 +329,7 @@ fn write_state(
 
 /// Keeps the new program, because its workers have passed their trial.
 pub(super) fn keep(shell: &mut Shell) {
-    shell.upgrades.previous = None;
+    (shell.upgrades.previous, shell.upgrades.no_way_back) = (None, None);
     shell.listeners.keep_added();
     shell.upgrades.last = Some(LastReload { ok: true, reason: None, at: timestamp() });
     let generation = shell.core.generation().0;

@@ -14,7 +14,9 @@
 //! `thread`, `App::prepare` starts a thread. With `slow_fork`, each fork takes three seconds. With `slow_boot`, the factory
 //! takes a minute. With `slow_shutdown`, the shutdown hook blocks the worker for a minute.
 //!
-//! `/hang` blocks the worker. `/crash` makes it write its stack and end by SIGSEGV.
+//! With `replaced`, the program says that it could not be executed again.
+//!
+//! `/hang` blocks the worker. `/crash` makes it write its stack and end by SIGILL.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: this service has a thread, and hangs")]
 
 use std::{
@@ -91,6 +93,11 @@ impl Runtime for Interpreter {
         let own = env::current_exe().expect("/proc is mounted");
         Some(UpgradeCommand::new(asked.unwrap_or(&own)).arg(INTERPRETED))
     }
+
+    fn way_back(&self) -> Result<(), String> {
+        fail("way_back");
+        if has_fault("replaced") { Err("the wheel was replaced in place".to_owned()) } else { Ok(()) }
+    }
 }
 
 fn has_fault(name: &str) -> bool {
@@ -161,7 +168,7 @@ async fn factory(_: WorkerContext) -> Result<Lifespan<Router>, Infallible> {
     let crash = get(async || {
         raise(Signal::SIGPROF).expect("it can be sent");
         thread::sleep(Duration::from_millis(200));
-        kill(Pid::this(), Signal::SIGSEGV).expect("it can be sent");
+        kill(Pid::this(), Signal::SIGILL).expect("it can be sent");
     });
     // A worker is a fork and not a new program, so it reports the arguments with which the master was executed.
     let arguments = get(async || env::args().collect::<Vec<_>>().join("\n"));

@@ -152,6 +152,7 @@ impl Master {
         &mut self,
         now: Millis,
         program: Option<PathBuf>,
+        force: bool,
         caller: Option<Caller>,
         actions: &mut Vec<Action>,
     ) {
@@ -160,11 +161,11 @@ impl Master {
         if self.stage != Stage::Running {
             reply_to_all(caller, CommandReply::Stopping, actions);
         } else if self.may_change() {
-            self.begin_preflight(now, program, callers, actions);
+            self.begin_preflight(now, program, force, callers, actions);
         } else if caller.is_some() && (queued || self.upgrades()) {
             reply_to_all(caller, CommandReply::UpgradeUnderWay, actions);
         } else if !queued {
-            self.queue.push(Queued::Upgrade { program, callers });
+            self.queue.push(Queued::Upgrade { program, force, callers });
             actions.push(Action::Note(Note::UpgradeQueued));
         }
     }
@@ -173,12 +174,13 @@ impl Master {
         &mut self,
         now: Millis,
         program: Option<PathBuf>,
+        force: bool,
         callers: Vec<Caller>,
         actions: &mut Vec<Action>,
     ) {
         let until = (self.policy.boot_timeout_ms > 0).then(|| now.after(self.policy.boot_timeout_ms));
         self.change = Change::Preflight { callers, until, passed: false };
-        actions.push(Action::BeginPreflight { program });
+        actions.push(Action::BeginPreflight { program, force });
     }
 
     pub(super) fn preflight_deadline(&self) -> Option<Millis> {

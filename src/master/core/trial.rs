@@ -59,8 +59,15 @@ pub(super) struct Trial {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Queued {
-    Reload { callers: Vec<Caller> },
-    Upgrade { program: Option<PathBuf>, callers: Vec<Caller> },
+    Reload {
+        callers: Vec<Caller>,
+    },
+    Upgrade {
+        program: Option<PathBuf>,
+        #[serde(default)]
+        force: bool,
+        callers: Vec<Caller>,
+    },
 }
 
 impl Queued {
@@ -128,7 +135,9 @@ impl Master {
         }
         match self.queue.remove(0) {
             Queued::Reload { callers } => self.load(callers, actions),
-            Queued::Upgrade { program, callers } => self.begin_preflight(now, program, callers, actions),
+            Queued::Upgrade { program, force, callers } => {
+                self.begin_preflight(now, program, force, callers, actions);
+            }
         }
     }
 

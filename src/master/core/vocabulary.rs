@@ -83,9 +83,10 @@ pub(crate) enum Event {
     /// The shell could not load the settings; nothing was changed.
     SettingsRefused,
     /// An upgrade was requested. `program` is the path of the new program; `None` means the path by which the running
-    /// program was started.
+    /// program was started. With `force` the upgrade is done even if there is no way back.
     UpgradeRequested {
         program: Option<PathBuf>,
+        force: bool,
         caller: Option<Caller>,
     },
     /// The test of a new program is over, and its process has been reaped.
@@ -210,6 +211,7 @@ pub(crate) enum Action {
     /// Start the new program beside this one, to test it. The new program boots one worker, which never serves.
     BeginPreflight {
         program: Option<PathBuf>,
+        force: bool,
     },
     /// End the preflight, because it takes too long or the service stops.
     EndPreflight,

@@ -333,7 +333,7 @@ impl World {
     /// Makes the request of a caller for an upgrade; the caller waits for its reply.
     pub(super) fn asks_to_upgrade(&mut self) -> Ahead {
         self.planned += 1;
-        Ahead::Fact(Event::UpgradeRequested { program: None, caller: Some(Caller(self.planned)) })
+        Ahead::Fact(Event::UpgradeRequested { program: None, force: false, caller: Some(Caller(self.planned)) })
     }
 
     /// Makes the request of a caller to scale; the caller waits for its reply.

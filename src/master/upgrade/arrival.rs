@@ -88,7 +88,8 @@ fn try_adopt(
     exec::set_cloexec(&state.listeners.originals());
     let room = Room::make(&listeners, &scoreboard);
     let (core, mut todo) = Master::adopt(policy(settings, &loader, room), now(), state.core.clone(), takeover);
-    let previous = (!returns).then(|| Previous { program: state.of.clone(), executable, received: received.clone() });
+    let has_way_back = !returns && state.no_way_back.is_none();
+    let previous = has_way_back.then(|| Previous { program: state.of.clone(), executable, received: received.clone() });
     let failed = state.failed.clone();
     let last_upgrade = failed.clone().map(|reason| LastReload { ok: false, reason: Some(reason), at: timestamp() });
     let upgrades = Upgrades {
@@ -97,6 +98,8 @@ fn try_adopt(
         executable: exec::own_program().ok(),
         preflight: None,
         previous,
+        no_way_back: state.no_way_back.clone().filter(|_| !returns),
+        stays: false,
         summary: summary_of(&state.path, &state.of.build, kept),
         last: last_upgrade.or_else(|| state.last_upgrade.clone()),
     };

@@ -21,6 +21,7 @@ use super::{
 };
 use crate::{
     channel::{Received, ToMaster, ToWorker},
+    hook,
     sys::{
         exec, fd,
         fork::{Forked, fork_to_execute},
@@ -48,12 +49,32 @@ pub(super) struct Preflight {
     passed: bool,
     overdue: bool,
     failure: Option<String>,
+    /// Why the running program could not be executed again.
+    pub(super) no_way_back: Option<String>,
 }
 
-pub(in super::super) fn begin(shell: &mut Shell, program: Option<PathBuf>) -> Performed {
-    let target = Target::of(shell, program).map_err(|panicked| panicked.to_string());
-    match target.and_then(|target| try_program(shell, target)) {
+pub(in super::super) fn begin(shell: &mut Shell, program: Option<PathBuf>, force: bool) -> Performed {
+    let no_way_back = why_no_way_back(shell);
+    let begun = match &no_way_back {
+        Some(lost) if !force => {
+            let command = &shell.loader.app.program.name;
+            Err(format!("no way back: {lost}; `{command} upgrade --force` upgrades without one"))
+        }
+        Some(_) | None => Target::of(shell, program)
+            .map_err(|panicked| panicked.to_string())
+            .and_then(|target| try_program(shell, target)),
+    };
+    match begun {
         Ok(preflight) => {
+            let preflight = Preflight { no_way_back, ..preflight };
+            if let Some(reason) = &preflight.no_way_back {
+                tracing::warn!(
+                    event = "upgrade_forced",
+                    reason,
+                    "the operator upgrades without a way back: if the new program fails its trial, it stays, with the \
+                     workers of the old one"
+                );
+            }
             let boots = match shell.resolved.settings.workers.overlap {
                 true => "boots a worker",
                 false => "boots no worker, because of workers.overlap",
@@ -71,6 +92,15 @@ pub(in super::super) fn begin(shell: &mut Shell, program: Option<PathBuf>) -> Pe
             refuse(shell, reason);
             Performed::Learned(Event::PreflightEnded { passed: false })
         }
+    }
+}
+
+/// Returns why the running program could not be executed again, or `None` if it could.
+fn why_no_way_back(shell: &Shell) -> Option<String> {
+    let runtime = &shell.loader.app.runtime;
+    match hook::call("Runtime::way_back", || runtime.way_back()) {
+        Ok(checked) => checked.err(),
+        Err(panicked) => Some(panicked.to_string()),
     }
 }
 
@@ -104,7 +134,8 @@ fn try_program(shell: &mut Shell, target: Target) -> Result<Preflight, String> {
             let (pid, channel) = (Pid(child), Some(channel));
             let (words, said) = (Some(words), Vec::new());
             let (passed, overdue, failure) = (false, false, None);
-            Ok(Preflight { pid, path, arguments, program, channel, words, said, passed, overdue, failure })
+            let no_way_back = None;
+            Ok(Preflight { pid, path, arguments, program, channel, words, said, passed, overdue, failure, no_way_back })
         }
     }
 }
