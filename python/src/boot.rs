@@ -25,13 +25,16 @@ use pyo3::{
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::oneshot,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
     bridge::{self, AsgiService, EventLoop, LoopHandle},
     settings::{self, Python as Settings},
 };
+
+/// How long the requests that were cut may take to end, before the lifespan ends.
+const CANCEL_TIME: Duration = Duration::from_millis(500);
 
 /// How long before the end of `workers.boot_timeout` a lifespan that has not started is reported. After that time the
 /// master kills the worker, and then nobody knows where the lifespan waits.
@@ -114,10 +117,10 @@ fn still_starting(lifespan: &Py<PyAny>, boot_timeout: Duration) -> BootFailure {
 /// Cancels the requests that were cut, ends the lifespan, and then what the app has left: its tasks, its generators and
 /// the threads of its executor.
 async fn shut_down(app: Arc<bridge::App>, lifespan: Py<PyAny>, event_loop: LoopHandle) {
-    let begun = Python::attach(|py| {
-        app.cancel_requests(py);
-        event_loop.spawn(&lifespan.bind(py).call_method0("end")?)
-    });
+    Python::attach(|py| app.cancel_requests(py));
+    // A request that refuses to be cancelled does not hold the end of the lifespan.
+    let _ = timeout(CANCEL_TIME, app.requests_ended()).await;
+    let begun = Python::attach(|py| event_loop.spawn(&lifespan.bind(py).call_method0("end")?));
     let ended = match begun {
         // An error of the channel means that the loop has dropped the task: then there is nothing to wait for.
         Ok(ended) => ended.await.unwrap_or_else(|_| Ok(Python::attach(|py| py.None()))),

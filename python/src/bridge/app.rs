@@ -22,6 +22,7 @@ use pyo3::{
     prelude::*,
     types::PyDict,
 };
+use tokio::sync::Notify;
 
 use super::{
     channel::{Channel, ClientDisconnected},
@@ -49,6 +50,8 @@ pub(crate) struct App {
     /// The Tasks that wait for something, by their address. asyncio itself holds them only weakly.
     tasks: Mutex<HashMap<usize, Py<PyAny>>>,
     is_cancelling: AtomicBool,
+    /// The last of the Tasks has ended.
+    emptied: Notify,
 }
 
 impl App {
@@ -85,6 +88,7 @@ impl App {
             event_loop,
             tasks: Mutex::default(),
             is_cancelling: AtomicBool::new(false),
+            emptied: Notify::new(),
         }))
     }
 
@@ -96,6 +100,13 @@ impl App {
             if let Err(error) = task.call_method0(py, intern!(py, "cancel")) {
                 error.write_unraisable(py, None);
             }
+        }
+    }
+
+    /// Completes when no Task of a request is left.
+    pub(crate) async fn requests_ended(&self) {
+        while !lock(&self.tasks).is_empty() {
+            self.emptied.notified().await;
         }
     }
 
@@ -141,7 +152,7 @@ impl App {
         let coroutine = self.callable.bind(py).call1((scope, receive, send))?;
         let task = self.start_task(coroutine)?;
         if task.call_method0(intern!(py, "done"))?.is_truthy()? {
-            self.task_ended(exchange, &task);
+            self.ended(py, exchange, error_of(&task));
         } else {
             let ended = channel.getattr(intern!(py, "_task_done"))?;
             task.call_method1(intern!(py, "add_done_callback"), (ended,))?;
@@ -233,13 +244,14 @@ impl App {
 
     /// Takes a Task that is over out of the table. Returns what the table held, and the error of the Task.
     fn take_ended(&self, task: &Bound<'_, PyAny>) -> (Option<Py<PyAny>>, Option<PyErr>) {
-        let known = lock(&self.tasks).remove(&task.as_ptr().addr());
-        let error = match task.call_method0(intern!(task.py(), "exception")) {
-            Ok(error) if error.is_none() => None,
-            Ok(error) => Some(PyErr::from_value(error)),
-            Err(cancelled) => Some(cancelled),
+        let (known, is_last) = {
+            let mut tasks = lock(&self.tasks);
+            (tasks.remove(&task.as_ptr().addr()), tasks.is_empty())
         };
-        (known, error)
+        if is_last && self.is_cancelling.load(Relaxed) {
+            self.emptied.notify_one();
+        }
+        (known, error_of(task))
     }
 
     fn ended(&self, py: Python<'_>, exchange: &Arc<Exchange>, error: Option<PyErr>) {
@@ -256,6 +268,15 @@ impl App {
             Some(_) if self.is_cancelling.load(Relaxed) => {}
             Some(error) => log_error(py, request, &error, ending.said()),
         }
+    }
+}
+
+/// Returns the error of a Task that is over.
+fn error_of(task: &Bound<'_, PyAny>) -> Option<PyErr> {
+    match task.call_method0(intern!(task.py(), "exception")) {
+        Ok(error) if error.is_none() => None,
+        Ok(error) => Some(PyErr::from_value(error)),
+        Err(cancelled) => Some(cancelled),
     }
 }
 
