@@ -45,6 +45,17 @@ class Loop(LoopBase, asyncio.SelectorEventLoop):
         selector = Selector()
         asyncio.SelectorEventLoop.__init__(self, selector)
         selector._bind(self, self._ready.append, super(LoopBase, self).call_soon)
+        self._wake_at_signals()
+
+    def _wake_at_signals(self) -> None:
+        """Lets each signal of Python end the wait of the selector, so that handlers of `signal.signal` run at once."""
+        if self._csock is not None:
+            signal.set_wakeup_fd(self._csock.fileno(), warn_on_full_buffer=False)
+
+    def close(self) -> None:
+        super().close()
+        # The number of the descriptor may be that of another file by now.
+        signal.set_wakeup_fd(-1)
 
     def set_debug(self, enabled: bool) -> None:
         super().set_debug(enabled)
@@ -68,6 +79,8 @@ class Loop(LoopBase, asyncio.SelectorEventLoop):
 
     def remove_signal_handler(self, sig: int) -> bool:
         removed = super().remove_signal_handler(sig)
+        # asyncio gives the descriptor up with its last handler.
+        self._wake_at_signals()
         if sig == signal.SIGTERM:
             self._hold_sigterm()
         return removed
