@@ -37,6 +37,11 @@ class Selector(selectors.EpollSelector):
         super().close()
 
 
+#: How many bytes a transport reads at once. asyncio makes a buffer of this size for each read, and its own 256 KiB are
+#: so large that the memory comes from the kernel and goes back there each time.
+READ_SIZE = 16 * 1024
+
+
 class Loop(LoopBase, asyncio.SelectorEventLoop):
     """The loop of a worker. There is one, in the main thread."""
 
@@ -56,6 +61,12 @@ class Loop(LoopBase, asyncio.SelectorEventLoop):
         super().close()
         # The number of the descriptor may be that of another file by now.
         signal.set_wakeup_fd(-1)
+
+    def _make_socket_transport(self, *args: Any, **more: Any) -> asyncio.Transport:
+        transport = super()._make_socket_transport(*args, **more)
+        if not self._is_plain:
+            transport.max_size = READ_SIZE
+        return transport
 
     def set_debug(self, enabled: bool) -> None:
         super().set_debug(enabled)
