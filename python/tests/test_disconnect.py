@@ -268,6 +268,28 @@ def test_a_stream_that_is_reset_ends_its_receive_and_no_other(server):
 
 
 @pytest.mark.needs_oxicorn
+def test_send_to_a_stream_that_was_reset_is_silent_with_2_3_and_raises_with_2_5(server, server_2_5):
+    for which, raised in ((server, None), (server_2_5, "ClientDisconnected")):
+        with Http2(which) as connection:
+            stream = connection.start("GET", "/wait-then-send-much")
+            which.wait_record("waits")
+            connection.reset(stream)
+            assert which.wait_record("sent")[0]["raised"] == raised
+            assert connection.get("/hello").text == "hello"
+
+
+@pytest.mark.needs_oxicorn
+def test_a_reset_releases_an_app_that_waits_for_the_window_of_its_stream(server, server_2_5):
+    for which, raised in ((server, None), (server_2_5, "ClientDisconnected")):
+        with Http2(which, window=65535) as connection:
+            stream = connection.start("GET", "/waits-in-send")
+            connection.wait(lambda: len(connection.answers[stream].body) == 65535)  # noqa: B023
+            which.wait_record("send waits")
+            connection.reset(stream)
+            assert which.wait_record("released", within=5)[0]["raised"] == raised
+
+
+@pytest.mark.needs_oxicorn
 def test_the_end_of_a_connection_ends_the_receive_of_all_its_streams(server):
     connection = Http2(server)
     for _ in range(3):
