@@ -631,7 +631,12 @@ fn without_overlap_an_upgrade_tries_one_slot_after_the_other_and_a_bad_one_goes_
         }
         let asks = world.asks_to_upgrade();
         world.plan(0, asks);
-        world.run_checking(BOOT + 8 * TURN, |world| assert!(world.serving() + 1 >= target.min(world.master.target())));
+        let began = world.now;
+        while world.replies.is_empty() {
+            world.run_checking(10, |world| assert!(world.serving() + 1 >= target.min(world.master.target())));
+        }
+        let (took, turns) = (world.now - began, u64::from(target.max(world.master.target())));
+        assert!(took <= 2 * BOOT + turns * TURN, "a proven slot was not followed by the next one at once: {took} ms");
         world.settle(GRACE + 8 * TURN);
         let kept = old.iter().filter(|pid| world.processes.contains_key(pid)).count();
         if is_bad {
