@@ -72,11 +72,6 @@ def prepare(environment, raw_env, chdir, pythonpath):
 
     site.main()
     _name_main(main)
-    for stream in (sys.stdout, sys.stderr):
-        # Whole lines, also with PYTHONUNBUFFERED: otherwise print() writes the text and its end separately, and the
-        # lines of several workers mix.
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True, write_through=False)
     if chdir:
         os.chdir(chdir)
     sys.path[0:0] = [os.getcwd(), *pythonpath]

@@ -30,6 +30,7 @@ use tokio::{
 
 use crate::{
     bridge::{self, AsgiService, EventLoop, LoopHandle},
+    logging,
     settings::{self, Python as Settings},
 };
 
@@ -203,6 +204,7 @@ fn prepare<'py>(py: Python<'py>, context: &WorkerContext, settings: &Settings) -
     module.call_method0("take_sigterm")?;
     let preparation = Preparation::new(py, settings, &[], |path| context.path(path))?;
     module.getattr("prepare")?.call1(preparation.into_pyobject(py)?)?;
+    logging::install(py, context.settings().log.level)?;
     Ok(module)
 }
 

@@ -6,6 +6,7 @@
 mod boot;
 mod bridge;
 mod interpreter;
+mod logging;
 mod program;
 mod runtime;
 mod settings;
@@ -21,6 +22,7 @@ mod _oxicorn {
     use super::{
         bridge::{ClientDisconnected, LoopBase, WebSocketChannel},
         interpreter::flags_with_site,
+        logging::{SharedStream, want_access_records},
         program::main,
         told::{lifespan_failed, lifespan_unsupported, threads_left},
     };

@@ -32,11 +32,16 @@ use super::{
     scope::{self, Scopes},
     websocket::{WebSocket, WebSocketChannel},
 };
-use crate::settings::{self, AsgiSpec};
+use crate::{
+    logging,
+    settings::{self, AsgiSpec},
+};
 
 /// The app of a worker.
 pub(crate) struct App {
     callable: Py<PyAny>,
+    /// The same app, with a record of each request for the loggers of Uvicorn and Gunicorn.
+    recorded: Py<PyAny>,
     event_loop: LoopHandle,
     context: WorkerContext,
     scopes: Scopes,
@@ -77,6 +82,7 @@ impl App {
         }
         Ok(Arc::new(Self {
             callable: callable.clone().unbind(),
+            recorded: py.import("oxicorn._logging")?.call_method1("with_records", (callable,))?.unbind(),
             scopes: Scopes::new(py, state.clone().unbind(), context.clone(), settings)?,
             context,
             settings: settings.clone(),
@@ -149,7 +155,8 @@ impl App {
         let channel = Bound::new(py, Channel(Arc::clone(exchange)))?;
         let receive = channel.getattr(intern!(py, "receive"))?;
         let send = channel.getattr(intern!(py, "send"))?;
-        let coroutine = self.callable.bind(py).call1((scope, receive, send))?;
+        let callable = if logging::wants_records() { &self.recorded } else { &self.callable };
+        let coroutine = callable.bind(py).call1((scope, receive, send))?;
         let task = self.start_task(coroutine)?;
         if task.call_method0(intern!(py, "done"))?.is_truthy()? {
             self.ended(py, exchange, error_of(&task));
@@ -368,13 +375,10 @@ fn named(request: &Parts) -> (&str, &str, &str) {
     (request.method.as_str(), request.uri.path(), scope::request_id(&request.headers))
 }
 
-/// Returns the traceback of an exception as Python prints it.
+/// Returns the traceback of an exception as Python prints it. The loggers of the app learn of the exception too.
 fn traceback(py: Python<'_>, error: &PyErr) -> String {
-    let format = || -> PyResult<String> {
-        let lines = py.import("traceback")?.call_method1("format_exception", (error.value(py),))?;
-        lines.try_iter()?.map(|line| line?.extract::<String>()).collect()
-    };
-    format().unwrap_or_else(|_| error.to_string())
+    let failed = || py.import("oxicorn._logging")?.call_method1("app_failed", (error.value(py),))?.extract();
+    failed().unwrap_or_else(|_| error.to_string())
 }
 
 /// Ends the worker, because the app has asked for the end of the process. The worker drains, as after a SIGTERM.
