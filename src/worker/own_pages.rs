@@ -6,8 +6,7 @@
 
 use http::{Method, Request, StatusCode};
 
-use super::shared::Shared;
-use crate::{metrics, settings::Http};
+use crate::{metrics::CONTENT_TYPE, settings::Http};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
@@ -23,7 +22,7 @@ pub(super) enum OwnPage {
 }
 
 /// What a page says.
-pub(super) struct Content {
+pub(super) struct PageContent {
     pub(super) status: StatusCode,
     pub(super) kind: &'static str,
     pub(super) text: String,
@@ -51,16 +50,14 @@ impl OwnPages {
 }
 
 impl OwnPage {
-    pub(super) fn content(self, shared: &Shared) -> Content {
-        let text = |status, text: &str| Content { status, kind: TEXT, text: text.to_owned() };
+    /// Returns what the page says. `metrics` makes the page of metrics; `is_stopping` is true once the whole service was
+    /// asked to stop.
+    pub(super) fn content(self, metrics: impl FnOnce() -> String, is_stopping: bool) -> PageContent {
+        let text = |status, text: &str| PageContent { status, kind: TEXT, text: text.to_owned() };
         match self {
-            Self::Metrics => Content {
-                status: StatusCode::OK,
-                kind: metrics::CONTENT_TYPE,
-                text: metrics::render(&shared.scoreboard, &shared.listeners),
-            },
+            Self::Metrics => PageContent { status: StatusCode::OK, kind: CONTENT_TYPE, text: metrics() },
             Self::Health => text(StatusCode::OK, "alive\n"),
-            Self::Ready if shared.is_stopping() => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+            Self::Ready if is_stopping => text(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
             Self::Ready => text(StatusCode::OK, "ready\n"),
         }
     }

@@ -36,12 +36,13 @@ use super::{
 };
 use crate::{
     client_gone::RequestLink,
+    metrics,
     scoreboard::X_REQUEST_ID,
     sys::clock,
     worker::{
         access_log::{AccessEntry, LoggedBody},
         forwarded,
-        own_pages::Content,
+        own_pages::PageContent,
         scanner::http2_fault,
         serve::{AppBody, BoxError, Serve},
         shared::Shared,
@@ -81,7 +82,8 @@ where
         request.extensions_mut().insert(certificate.clone());
     }
     let own = if let Some(page) = shared.own_pages.find(&request) {
-        Some(own_page(page.content(shared)))
+        let metrics = || metrics::render(&shared.scoreboard, &shared.listeners);
+        Some(own_page(page.content(metrics, shared.is_stopping())))
     } else if let Some(refusal) = if http1 { None } else { http2_fault(&request, &shared.http) } {
         connection.refused(refusal);
         Some(refusal_response::response(refusal))
@@ -385,8 +387,8 @@ fn leave_out_body<B: http_body::Body>(answer: &mut Parts, reply: &mut ResponseBo
     *reply = ResponseBody::Own { bytes: None, guard: None };
 }
 
-fn own_page<B>(content: Content) -> Response<ResponseBody<B>> {
-    let Content { status, kind, text } = content;
+fn own_page<B>(content: PageContent) -> Response<ResponseBody<B>> {
+    let PageContent { status, kind, text } = content;
     let mut response = Response::new(ResponseBody::own(text));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
