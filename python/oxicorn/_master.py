@@ -64,7 +64,9 @@ def main():
     how, path, *arguments = sys.argv[1:]
     program = path if how == "script" else f"{FOLDER}/__main__.py"
     options = sys.orig_argv[1 : sys.orig_argv.index("-S")]
-    code = extension.main([program, *arguments], how == "script", path, options)
+    # The way back from an upgrade needs these.
+    files = [sys.executable, __file__, extension.__file__]
+    code = extension.main([program, *arguments], how == "script", path, options, files)
     # A worker returns here too, with the app in it.
     worker = sys.modules.get("oxicorn._worker")
     if worker is not None:

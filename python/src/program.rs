@@ -12,14 +12,20 @@ use crate::{
     boot::{self, Preparation},
     runtime::Interpreter,
     settings::Python as Settings,
-    upgrade::Start,
+    upgrade::{Files, Start},
 };
 
 /// Runs the command of a command line, and returns the exit code of the process. Returns in the master, and in each
 /// worker that it forks. `path` is the path by which the program was started: that of the command if `is_script`, or
-/// else that of the interpreter, which has these `options`.
+/// else that of the interpreter, which has these `options`. `files` are the files without which it cannot run again.
 #[pyfunction]
-pub(crate) fn main(command_line: Vec<OsString>, is_script: bool, path: PathBuf, options: Vec<OsString>) -> u8 {
+pub(crate) fn main(
+    command_line: Vec<OsString>,
+    is_script: bool,
+    path: PathBuf,
+    options: Vec<OsString>,
+    files: Vec<PathBuf>,
+) -> u8 {
     let start = if is_script { Start::Script(path) } else { Start::Module { interpreter: path, options } };
     App::new(boot::factory)
         .version(env!("CARGO_PKG_VERSION"))
@@ -27,7 +33,7 @@ pub(crate) fn main(command_line: Vec<OsString>, is_script: bool, path: PathBuf, 
         .table::<Settings>("python")
         .prepare(has_app)
         .check(check)
-        .runtime(Interpreter::new(start))
+        .runtime(Interpreter::new(start, Files::at_the_start(files)))
         .exit_code_from(command_line)
 }
 

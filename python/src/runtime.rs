@@ -8,19 +8,23 @@ use std::{cell::Cell, error::Error, path::Path};
 use oxicorn::{Driver, Runtime, UpgradeCommand};
 use pyo3::{Python, ffi};
 
-use crate::{boot, upgrade::Start};
+use crate::{
+    boot,
+    upgrade::{Files, Start},
+};
 
 /// The interpreter, which the master keeps without `site` and without the app.
 #[derive(Debug)]
 pub(crate) struct Interpreter {
     start: Start,
+    files: Files,
     /// True between the two hooks of a fork. The second half of a fork must not come without the first.
     forks: Cell<bool>,
 }
 
 impl Interpreter {
-    pub(crate) fn new(start: Start) -> Self {
-        Self { start, forks: Cell::new(false) }
+    pub(crate) fn new(start: Start, files: Files) -> Self {
+        Self { start, files, forks: Cell::new(false) }
     }
 }
 
@@ -76,6 +80,10 @@ impl Runtime for Interpreter {
 
     fn upgrade_command(&self, asked: Option<&Path>) -> Option<UpgradeCommand> {
         Some(self.start.again(asked))
+    }
+
+    fn way_back(&self) -> Result<(), String> {
+        self.files.are_kept()
     }
 
     fn drive(&self, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {

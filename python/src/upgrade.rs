@@ -7,7 +7,10 @@ use std::{
     ffi::{OsStr, OsString},
     fs::File,
     io::{self, BufRead, BufReader, Read},
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::unix::{
+        ffi::{OsStrExt, OsStringExt},
+        fs::MetadataExt,
+    },
     path::{Path, PathBuf},
 };
 
@@ -15,6 +18,35 @@ use oxicorn::UpgradeCommand;
 
 /// The most bytes of a script's first line that Linux reads.
 const LINE_MAX: u64 = 255;
+
+/// The files of the running program, as they were at its start.
+#[derive(Debug)]
+pub(crate) struct Files(Vec<(PathBuf, Option<Identity>)>);
+
+type Identity = (u64, u64, i64, i64, u64);
+
+impl Files {
+    pub(crate) fn at_the_start(paths: Vec<PathBuf>) -> Self {
+        Self(paths.into_iter().map(|path| (identity(&path), path)).map(|(identity, path)| (path, identity)).collect())
+    }
+
+    /// Checks that the files are the same still.
+    ///
+    /// # Errors
+    /// The sentence that names the first one that is not.
+    pub(crate) fn are_kept(&self) -> Result<(), String> {
+        match self.0.iter().find(|(path, before)| identity(path) != *before) {
+            Some((path, _)) if path.exists() => Err(format!("{} was replaced in place", path.display())),
+            Some((path, _)) => Err(format!("{} is gone", path.display())),
+            None => Ok(()),
+        }
+    }
+}
+
+fn identity(path: &Path) -> Option<Identity> {
+    let found = path.metadata().ok()?;
+    Some((found.dev(), found.ino(), found.mtime(), found.mtime_nsec(), found.size()))
+}
 
 /// How this program was started. Links in the paths are kept.
 #[derive(Debug)]

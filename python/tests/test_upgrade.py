@@ -160,3 +160,46 @@ def test_a_package_that_is_replaced_in_place_does_not_disturb_the_next_workers(l
     renew(server)
     assert get(server, "/facts").status == 200
     server.stop()
+
+
+def test_an_upgrade_in_place_has_no_way_back_and_wants_to_be_forced(launch, monkeypatch, releases):
+    monkeypatch.setenv("OXICORN_PYTHON_COMMAND", f"{releases.current}/bin/oxicorn")
+    server = started(launch)
+    [worker] = server.serving_pids()
+    site = replace_in_place(releases)
+    done = server.ctl("upgrade")
+    told = done.stdout + done.stderr
+    assert done.returncode == 1 and "no way back" in told and "was replaced in place" in told, told
+    assert "oxicorn upgrade --force" in told
+    assert server.serving_pids() == [worker], "nothing was changed"
+    (site / "release.py").write_text("import os\nos.environ['RELEASE'] = 'two'\n")
+    done = server.ctl("upgrade", "--force")
+    assert done.returncode == 0, done
+    server.wait_serving(1)
+    assert get(server, "/facts").json()["environment"]["RELEASE"] == "two"
+    [warned] = server.events("upgrade_forced")
+    assert "was replaced in place" in warned["reason"]
+    # The new program runs the files that lie there now, so the next upgrade has a way back again.
+    assert server.ctl("upgrade").returncode == 0
+    server.stop()
+
+
+def test_a_forced_upgrade_that_fails_goes_on_with_the_old_workers(launch, monkeypatch, releases):
+    monkeypatch.setenv("OXICORN_PYTHON_COMMAND", f"{releases.current}/bin/oxicorn")
+    server = started(launch)
+    before = server.serving_pids()
+    site = replace_in_place(releases)
+    (site / "release.py").write_text(DIES_IN_ITS_TRIAL)
+    done = server.ctl("upgrade", "--force")
+    assert done.returncode == 1 and "the second release does not start" in done.stdout + done.stderr, done
+    assert server.serving_pids() == before and get(server, "/facts").status == 200
+    server.stop()
+
+
+def replace_in_place(releases):
+    """Replaces the package as `pip install -U` does: with new files of the same names. Returns the folder of both."""
+    [site] = (releases.folder / "one/lib").glob("python3.*/site-packages")
+    shutil.copytree(site / "oxicorn", site / "fresh")
+    shutil.rmtree(site / "oxicorn")
+    (site / "fresh").rename(site / "oxicorn")
+    return site
