@@ -55,6 +55,7 @@ pub(crate) struct App {
     /// The Tasks that wait for something, by their address. asyncio itself holds them only weakly.
     tasks: Mutex<HashMap<usize, Py<PyAny>>>,
     is_cancelling: AtomicBool,
+    has_told_dropped_body: AtomicBool,
     /// The last of the Tasks has ended.
     emptied: Notify,
 }
@@ -94,6 +95,7 @@ impl App {
             event_loop,
             tasks: Mutex::default(),
             is_cancelling: AtomicBool::new(false),
+            has_told_dropped_body: AtomicBool::new(false),
             emptied: Notify::new(),
         }))
     }
@@ -106,6 +108,20 @@ impl App {
             if let Err(error) = task.call_method0(py, intern!(py, "cancel")) {
                 error.write_unraisable(py, None);
             }
+        }
+    }
+
+    /// Logs, once, that the app has sent a body with a status that has none.
+    pub(super) fn tell_dropped_body(&self, request: &Parts) {
+        if !self.has_told_dropped_body.swap(true, Relaxed) {
+            let (method, path, request_id) = named(request);
+            tracing::warn!(
+                event = "body_dropped",
+                method,
+                path,
+                request_id,
+                "the app sent a body with a status that has none, in {method} {path}; it is dropped, and not told again"
+            );
         }
     }
 

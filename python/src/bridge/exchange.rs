@@ -404,6 +404,9 @@ impl Exchange {
         let mut state = lock(&self.state);
         state.assert_takes_body()?;
         let result = if state.has_no_body {
+            if !body.is_empty() && self.request.method != Method::HEAD {
+                self.app.tell_dropped_body(&self.request);
+            }
             if let Some(mut head) = state.head.take() {
                 if self.request.method == Method::HEAD && !more && head.length.is_none() && !is_bodiless(head.status) {
                     head.headers.insert(header::CONTENT_LENGTH, body.len().into());
