@@ -38,9 +38,9 @@ type Prepare = dyn Fn(&SetupContext<'_>) -> Result<(), BoxError>;
 type Check = dyn Fn(&SetupContext<'_>) -> Result<Vec<String>, BoxError>;
 type Migrate = dyn FnOnce(&SetupContext<'_>) -> Result<Vec<String>, BoxError>;
 
-/// The exit code of a program or a worker that did what it was asked. Exit codes are numbers up to the end of
+/// The exit code of a program that did what it was asked. Exit codes are numbers up to the end of
 /// [`App::exit_code_from`], because the number of an [`ExitCode`] cannot be read.
-pub(crate) const SUCCESS: u8 = 0;
+const SUCCESS: u8 = 0;
 
 /// The exit codes of a program that ends with an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

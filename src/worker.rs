@@ -77,7 +77,7 @@ pub use self::{
 };
 use crate::{
     IntoLifespan, Lifespan, WorkerContext,
-    app::{AppInfo, BootFailure, SUCCESS, Shutdown},
+    app::{AppInfo, BootFailure, Shutdown},
     channel::ToMaster,
     error_chain,
     hook::{HookPanicked, panic_message},
@@ -117,6 +117,9 @@ const FOR_THE_MASTER: [&str; 6] =
 
 /// The exit code of a worker whose outer loop has failed.
 const EXIT_FAILURE: u8 = 1;
+
+/// The exit code of a worker that has drained.
+const EXIT_DRAINED: u8 = 0;
 
 /// The exit code of a worker that could not boot and has told the master why.
 pub(crate) const EXIT_BOOT_FAILED: u8 = 3;
@@ -237,7 +240,7 @@ where
         }
     });
     match ended {
-        Ok(()) => SUCCESS,
+        Ok(()) => EXIT_DRAINED,
         Err(error @ BootError::OuterLoop(_)) if row.state() != RowState::Starting => {
             let (reason, (cut, background_cut)) = (error_chain(&error), cut);
             tracing::error!(
