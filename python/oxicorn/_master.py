@@ -62,7 +62,8 @@ def main():
     extension = _extension()
     sys.meta_path.insert(0, _Code())
     how, path, *arguments = sys.argv[1:]
-    program = path if how == "script" else f"{FOLDER}/__main__.py"
+    # The name in the help.
+    program = path if how == "script" else "python -m oxicorn"
     options = sys.orig_argv[1 : sys.orig_argv.index("-S")]
     # The way back from an upgrade needs these.
     files = [sys.executable, __file__, extension.__file__]
