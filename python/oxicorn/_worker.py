@@ -43,6 +43,14 @@ def take_sigterm():
     when they have done their work. The handler of the process stays the supervisor's, which begins the drain. The
     worker calls Python's handler after it."""
     signal.signal(signal.SIGTERM, _on_term)
+    os.register_at_fork(after_in_child=_give_sigterm_up)
+
+
+def _give_sigterm_up():
+    """Gives SIGTERM the meaning that Python knows. It runs in a process that the app has forked, such as one of
+    multiprocessing's pool: this is no worker, and nothing there would act on the supervisor's handler."""
+    handler = signal.getsignal(signal.SIGTERM)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL if handler in (_on_term, None) else handler)
 
 
 def _on_term(number, frame):

@@ -220,6 +220,12 @@ def test_the_app_may_use_a_pool_of_processes(launch, method):
     eventually("all processes have ended", lambda: server.leftovers() == [])
 
 
+def test_a_pool_whose_processes_are_ended_by_sigterm_ends(launch):
+    server = launch("process:app", workers=1)
+    assert get(server, "/terminated-pool").json() == 4
+    assert get(server, "/facts").status == 200
+
+
 def test_the_app_may_start_and_fork_processes(launch):
     server = launch("process:app")
     prefix, code, blocking = get(server, "/subprocess").json()

@@ -49,6 +49,17 @@ async def pool(scope, receive, send):
     await answer(send, list(found))
 
 
+@app.route("/terminated-pool")
+async def terminated_pool(scope, receive, send):
+    """A pool of forked processes, in a thread as a `def` endpoint has it. Its end sends them SIGTERM."""
+
+    def work():
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            return [pid for pid, *_ in pool.map(double, range(4))]
+
+    await answer(send, len(await asyncio.to_thread(work)))
+
+
 @app.route("/subprocess")
 async def child(scope, receive, send):
     code = "import sys, site; print(sys.prefix); sys.exit(3)"
