@@ -9,7 +9,7 @@ import httpx
 import pytest
 import websockets.sync.client
 
-from clients import get
+from clients import Raw, get
 
 
 @pytest.fixture(scope="module", params=["2.3", "2.5"])
@@ -117,6 +117,24 @@ def test_an_error_of_the_framework_is_one_event(server, client):
     client.get("/items/1")
     [said] = server.events("app_error")[before:]
     assert "RuntimeError: a bug in the shop" in str(said)
+
+
+@pytest.mark.needs_oxicorn
+def test_an_upload_that_its_client_gives_up_is_no_error_of_the_app(server, client):
+    """Else any client could fill the log with tracebacks."""
+    before = len(server.events("app_error"))
+    with Raw(server) as connection:
+        connection.request("POST", "/upload", "Content-Length: 100")
+        connection.send(b"x" * 10)
+        # Once another request is answered, the app waits for the rest of this one.
+        assert client.get("/items/7").status_code == 200
+        connection.reset()
+        # The worker has noticed the end of the first client when it has answered these.
+        for _ in range(20):
+            assert client.get("/items/7").status_code == 200
+    assert client.get("/error").status_code == 500
+    server.wait_event("app_error", before + 1)
+    assert [event["path"] for event in server.events("app_error")[before:]] == ["/error"]
 
 
 def test_an_upload_is_streamed(client):

@@ -286,6 +286,9 @@ impl App {
             Some(error) if ending == Ending::ClientGone && says_client_gone(error.value(py), 0) => {
                 log_client_gone(request, &error);
             }
+            Some(error) if exchange.has_told_gone() && is_named_disconnect(&error, py) => {
+                log_client_gone(request, &error)
+            }
             Some(error) if is_exit(py, &error) => leave(py, &error, Some(request)),
             // The worker itself has cancelled the Task.
             Some(_) if self.is_cancelling.load(Relaxed) => {}
@@ -321,6 +324,13 @@ fn says_client_gone(error: &Bound<'_, PyBaseException>, depth: u32) -> bool {
         Ok(mut all) => all.all(is_one),
         Err(_) => is_one(error.getattr(intern!(py, "__cause__"))) || is_one(error.getattr(intern!(py, "__context__"))),
     }
+}
+
+/// Returns true if an exception is the one by which a framework ends a request whose client has gone. Each has its own:
+/// Starlette's `ClientDisconnect`, Litestar's `ClientDisconnect`, Quart's `ClientDisconnected`, Django's `RequestAborted`.
+fn is_named_disconnect(error: &PyErr, py: Python<'_>) -> bool {
+    let name = error.get_type(py).name().map(|name| name.to_string()).unwrap_or_default();
+    name.contains("Disconnect") || name == "RequestAborted"
 }
 
 fn log_client_gone(request: &Parts, error: &PyErr) {
@@ -402,11 +412,11 @@ fn traceback(py: Python<'_>, error: &PyErr) -> String {
 pub(super) fn leave(py: Python<'_>, error: &PyErr, request: Option<&Parts>) {
     let what = if error.is_instance_of::<PySystemExit>(py) {
         match error.value(py).getattr("code") {
-            Ok(code) if !code.is_none() => format!("sys.exit({code})"),
-            _ => "sys.exit()".to_owned(),
+            Ok(code) if !code.is_none() => format!("called sys.exit({code})"),
+            _ => "called sys.exit()".to_owned(),
         }
     } else {
-        "KeyboardInterrupt".to_owned()
+        "raised KeyboardInterrupt".to_owned()
     };
     match request.map(named) {
         Some((method, path, request_id)) => tracing::error!(
@@ -414,11 +424,11 @@ pub(super) fn leave(py: Python<'_>, error: &PyErr, request: Option<&Parts>) {
             method,
             path,
             request_id,
-            "the app called {what} in {method} {path}; the worker drains, and is replaced"
+            "the app {what} in {method} {path}; the worker drains, and is replaced"
         ),
         None => tracing::error!(
             event = "app_exit",
-            "the app called {what} outside of a request; the worker drains, and is replaced"
+            "the app {what} outside of a request; the worker drains, and is replaced"
         ),
     }
     if let Err(error) = raise(Signal::SIGTERM) {

@@ -80,6 +80,8 @@ struct State {
     // The ends.
     /// The client has gone, as far as `receive()` is told. After a FIN it may still read.
     is_gone: bool,
+    /// The app was told so before it had completed its response.
+    has_told_gone: bool,
     /// Nothing that is sent reaches the client any more, or hyper has taken all of it.
     is_closed: bool,
     /// The body has a fault for which the worker answers in place of the app.
@@ -282,10 +284,12 @@ impl Exchange {
     pub(super) fn receive(self: &Arc<Self>) -> Option<Incoming> {
         let mut state = lock(&self.state);
         if state.is_closed || state.progress == Progress::Complete {
+            state.has_told_gone |= state.progress != Progress::Complete;
             return Some(Incoming::Disconnect);
         }
         if state.is_given || state.chunks.is_empty() && (state.is_coming || state.is_gone) {
             if state.is_gone {
+                state.has_told_gone = true;
                 return Some(Incoming::Disconnect);
             }
             let job = if std::mem::take(&mut state.expects) {
@@ -560,6 +564,11 @@ impl Exchange {
         if waits {
             self.enqueue_notify();
         }
+    }
+
+    /// Returns true if the app was told that the client had gone, before it had completed its response.
+    pub(super) fn has_told_gone(&self) -> bool {
+        lock(&self.state).has_told_gone
     }
 
     // The Task.
