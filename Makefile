@@ -6,7 +6,7 @@
 .PHONY: help install uninstall deb run docs test test-full lint compile suite suite-alone needs release \
 	mutants release-checks bench-guard schemathesis browser siege clients test-docker soak-schemathesis \
 	soak-siege soak-clients soak-docker soak-fuzz soak-stop soak-storm clients-needs docker-needs chaos cost \
-	bench bench-peers bench-facts wheel test-python soak-python bench-python losses-python
+	bench bench-peers bench-facts wheel python-needs test-python soak-python bench-python losses-python
 
 # The release build is made once. The tests are debug builds, but they start that binary instead of their own.
 ON_RELEASE = OXICORN_TEST_BINARY=$(CURDIR)/target/release/oxicorn
@@ -108,10 +108,14 @@ wheel: target/maturin ## the Python package: a source distribution, and a wheel 
 	target/maturin/bin/maturin build --release --manifest-path python/Cargo.toml --out target/wheels \
 		--compatibility manylinux_2_28 $(PYTHONS:%=--interpreter %) -- -C linker=$(CURDIR)/python/zig-cc
 
-test-python: ## the tests of the Python package, on its wheel and one CPython (ARGS="-k lifespan")
+# The databases of python/tests/test_libraries.py.
+python-needs: target/mongod
+	$(call packages,postgresql redis-server)
+
+test-python: python-needs ## the tests of the Python package, on its wheel and one CPython (ARGS="-k lifespan")
 	python/tests/run "$$(python/pythons | head -n 1)" $(ARGS)
 
-soak-python: ## the same on every CPython that is found, a build of the source distribution, and the long benchmarks
+soak-python: python-needs ## the same on every CPython that is found, a build of the source distribution, and the long benchmarks
 	set -e; for python in $$(python/pythons); do python/tests/run $$python; done
 	python3 -m pip wheel --quiet --no-deps --wheel-dir target/wheels/of-sdist target/wheels/oxicorn-*.tar.gz
 	$(MAKE) bench-python ARGS="--rounds 12"
