@@ -69,14 +69,14 @@ impl HangReport {
             tracing::error!(event = "worker_stack", slot = slot.0, pid = pid.0, generation = generation.0, "{line}");
         };
         let Ok(Excerpt { head, tail }) = self.excerpt() else { return };
-        for line in self.text(&head).lines() {
+        for line in self.text(&head).lines().filter(|line| !line.is_empty()) {
             say(line);
         }
         let left_out = tail.start - head.end;
         if left_out > 0 {
             say(&format!("… {left_out} bytes are left out here"));
         }
-        for line in self.text(&tail).lines() {
+        for line in self.text(&tail).lines().filter(|line| !line.is_empty()) {
             say(line);
         }
     }
