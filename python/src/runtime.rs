@@ -1,17 +1,21 @@
 //! Python's interpreter in the processes of the supervisor.
 //!
-//! Owns: what the interpreter needs around a fork, and the defaults of settings for Python. Refuses: to import the app
-//! (`boot`) and to run the event loop (`bridge`).
+//! Owns: what the interpreter needs around a fork, the stacks of a worker that hangs or crashes, and the defaults of
+//! settings for Python. Refuses: to import the app (`boot`) and to run the event loop (`bridge`).
 
-use std::{cell::Cell, error::Error, path::Path};
+use std::{cell::Cell, error::Error, os::fd::IntoRawFd, path::Path};
 
 use oxicorn::{Driver, Runtime, UpgradeCommand};
-use pyo3::{Python, ffi};
+use pyo3::{ffi, prelude::*, types::IntoPyDict};
 
 use crate::{
     boot,
     upgrade::{Files, Start},
 };
+
+/// The signal at which a worker writes where its threads are. The kernel does not send it, and apps use others, such as
+/// SIGUSR1.
+const HANG_SIGNAL: i32 = libc::SIGSTKFLT;
 
 /// The interpreter, which the master keeps without `site` and without the app.
 #[derive(Debug)]
@@ -86,7 +90,28 @@ impl Runtime for Interpreter {
         self.files.are_kept()
     }
 
-    fn drive(&self, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
-        Python::attach(|py| boot::drive(py, driver))
+    fn hang_signal(&self) -> Option<i32> {
+        Some(HANG_SIGNAL)
     }
+
+    fn drive(&self, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
+        Python::attach(|py| {
+            write_stacks(py, &driver)?;
+            boot::drive(py, driver)
+        })
+    }
+}
+
+/// Makes the interpreter write where all its threads are, when the worker hangs and when it crashes. The handler is C,
+/// so it also works while a call blocks the interpreter.
+fn write_stacks(py: Python<'_>, driver: &Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
+    let Some(file) = driver.hang_report() else { return Ok(()) };
+    // The file stays open until the process ends, because the worker may hang after its event loop has ended.
+    let file = file.try_clone_to_owned()?.into_raw_fd();
+    let faulthandler = py.import("faulthandler")?;
+    let options = [("file", file), ("all_threads", 1)].into_py_dict(py)?;
+    faulthandler.call_method("enable", (), Some(&options))?;
+    options.set_item("chain", false)?;
+    faulthandler.call_method("register", (HANG_SIGNAL,), Some(&options))?;
+    Ok(())
 }

@@ -5,6 +5,9 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -203,3 +206,108 @@ def replace_in_place(releases):
     shutil.rmtree(site / "oxicorn")
     (site / "fresh").rename(site / "oxicorn")
     return site
+
+
+def install(place, version, code=""):
+    """Installs the package by pip, from a wheel of this version with `code` at the end of the worker's module."""
+    name = f"oxicorn-{version}"
+    tag = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    lines = ["Wheel-Version: 1.0", "Root-Is-Purelib: false", f"Tag: {tag}-{tag}-linux_x86_64"]
+    files = {
+        f"{name}.dist-info/METADATA": f"Metadata-Version: 2.1\nName: oxicorn\nVersion: {version}\n".encode(),
+        f"{name}.dist-info/WHEEL": "".join(f"{line}\n" for line in lines).encode(),
+        f"{name}.dist-info/entry_points.txt": b"[console_scripts]\noxicorn = oxicorn.__main__:main\n",
+    }
+    for file in Path(package(), "oxicorn").iterdir():
+        if file.suffix in (".py", ".so"):
+            files[f"oxicorn/{file.name}"] = file.read_bytes()
+    files["oxicorn/_worker.py"] += code.encode()
+    wheel = place.parent / f"{name}-{tag}-{tag}-linux_x86_64.whl"
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for path, data in files.items():
+            archive.writestr(path, data)
+        archive.writestr(f"{name}.dist-info/RECORD", "".join(f"{path},,\n" for path in files))
+    pip = [sys.executable, "-m", "pip", "--python", str(place / "bin/python"), "--disable-pip-version-check"]
+    done = subprocess.run(
+        [*pip, "install", "--quiet", "--no-index", "--no-deps", "--force-reinstall", str(wheel)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+# The worker of the preflight is the first that imports it. The file is removed when the wheel shall be good again.
+BAD_FOR_A_WHILE = """
+_boots = os.environ["RECORD"] + ".boots"
+if os.path.exists(_boots):
+    with open(_boots, "a") as _file:
+        _file.write("x")
+    if os.path.getsize(_boots) > 1:
+        raise RuntimeError("this wheel does not start")
+"""
+
+
+def test_a_wheel_replaced_in_place_leaves_no_way_back_and_wants_force(launch, monkeypatch, releases):
+    place = releases.folder / "one"
+    [site] = (place / "lib").glob("python3.*/site-packages")
+    shutil.rmtree(site / "oxicorn")
+    install(place, "1.0")
+    monkeypatch.setenv("OXICORN_PYTHON_COMMAND", f"{releases.current}/bin/oxicorn")
+    server = started(launch)
+    before = server.serving_pids()
+    install(place, "2.0", BAD_FOR_A_WHILE)
+
+    done = server.ctl("upgrade")
+    told = done.stdout + done.stderr
+    assert done.returncode == 1 and "nothing was changed" in told, told
+    assert "no way back" in told and "was replaced in place" in told and "upgrade --force" in told, told
+
+    boots = server.write("record.jsonl.boots", "")
+    done = server.ctl("upgrade", "--force")
+    told = done.stdout + done.stderr
+    assert done.returncode == 1 and "does not start" in told and "there is no way back" in told, told
+    assert server.serving_pids() == before and get(server, "/facts").status == 200, "the old worker serves on"
+    boots.unlink()
+
+    # The new program has stayed. Its wheel is the one on the disk.
+    renew(server)
+    done = server.ctl("upgrade")
+    assert done.returncode == 0, done
+    server.wait_serving(1)
+    server.stop()
+
+
+def test_an_environment_that_was_removed_leaves_no_way_back(launch, monkeypatch, releases):
+    monkeypatch.setenv("OXICORN_PYTHON_COMMAND", f"{releases.current}/bin/oxicorn")
+    server = started(launch)
+    releases.make("two")
+    releases.turn("two")
+    shutil.rmtree(releases.folder / "one")
+    done = server.ctl("upgrade")
+    told = done.stdout + done.stderr
+    assert done.returncode == 1 and "no way back" in told and " is gone" in told, told
+    assert server.ctl("upgrade", "--force").returncode == 0
+    server.wait_serving(1)
+    assert prefix(server) == str(releases.folder / "two")
+    server.stop()
+
+
+def test_a_shim_chooses_anew_if_the_upgrade_names_it(launch, monkeypatch, releases):
+    """A shim, as pyenv has them, is a script of the shell. The program only learns which command the shim executed, so
+    an upgrade stays with this version, except if `--program` names the shim."""
+    releases.make("two")
+    shim = releases.folder / "shim"
+    folder = releases.folder
+    shim.write_text(f'#!/bin/sh\nread -r version <{folder}/version\nexec {folder}/$version/bin/oxicorn "$@"\n')
+    shim.chmod(0o755)
+    version = releases.folder / "version"
+    version.write_text("one\n")
+    monkeypatch.setenv("OXICORN_PYTHON_COMMAND", str(shim))
+    server = started(launch)
+    version.write_text("two\n")
+    for options, expected in [((), "one"), (("--program", str(shim)), "two")]:
+        done = server.ctl("upgrade", *options)
+        assert done.returncode == 0, done
+        server.wait_serving(1)
+        assert prefix(server) == str(releases.folder / expected)
+    server.stop()
