@@ -128,7 +128,8 @@ mod tests {
         let v2 = MemoryCgroup::at("/cg/a/b", "/cg", CgroupVersion::V2);
         let v1 = MemoryCgroup::at("/cg/a", "/cg", CgroupVersion::V1);
         type Files = &'static [(&'static str, &'static str)];
-        let cases: &[(Option<&MemoryCgroup>, Files, Option<(u64, &str)>)] = &[
+        type Case<'a> = (Option<&'a MemoryCgroup>, Files, Option<(u64, &'static str)>);
+        let cases: &[Case<'_>] = &[
             (None, &[], None),
             (None, &[MEMINFO], Some((4_096_000, "MemAvailable"))),
             (Some(&v2), &[MEMINFO, ("/cg/a/b/memory.max", "max\n")], Some((4_096_000, "MemAvailable"))),

@@ -1131,7 +1131,8 @@ fn a_late_worker_writes_what_it_does_before_it_is_killed_and_its_slot_does_not_w
         assert!(world.kills == [ended] || world.kills.is_empty(), "{:?}, not {ended:?}", world.kills);
 
         world.nature.never_drains = 100;
-        (world.kills.clear(), world.dumps.clear());
+        world.kills.clear();
+        world.dumps.clear();
         let begun = world.now;
         world.plan_fact(0, Event::ScaleRequested { scaling: Scaling::By(-1), caller: None });
         world.run(GRACE + DUMP);

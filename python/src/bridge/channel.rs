@@ -49,7 +49,7 @@ impl Channel {
                 let message = message(py, incoming)?.unbind();
                 Ok(Bound::new(py, Ready(Mutex::new(Some(Ok(message)))))?.into_any())
             }
-            None => Wait::new(py, &self.0, Waits::Receive),
+            None => Wait::make(py, &self.0, Waits::Receive),
         }
     }
 
@@ -75,7 +75,7 @@ impl Channel {
                 let more = message.get_item(intern!(py, "more_body"))?.map_or(Ok(false), |more| more.is_truthy())?;
                 let sent = self.0.send_body(body, more);
                 if more && sent.is_ok() && self.0.is_blocked() {
-                    return Wait::new(py, &self.0, Waits::Send);
+                    return Wait::make(py, &self.0, Waits::Send);
                 }
                 sent
             }
@@ -372,7 +372,7 @@ struct Wait {
 }
 
 impl Wait {
-    fn new<'py>(py: Python<'py>, exchange: &Arc<Exchange>, waits: Waits) -> PyResult<Bound<'py, PyAny>> {
+    fn make<'py>(py: Python<'py>, exchange: &Arc<Exchange>, waits: Waits) -> PyResult<Bound<'py, PyAny>> {
         let wait = Self { exchange: Arc::clone(exchange), waits, future: Mutex::new(None) };
         Ok(Bound::new(py, wait)?.into_any())
     }

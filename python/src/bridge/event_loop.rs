@@ -267,6 +267,7 @@ impl LoopBase {
     }
 
     /// Nests the selector's epoll instance, of which `descriptor` is a duplicate that now belongs to the loop.
+    #[expect(clippy::too_many_arguments, reason = "each is an object of the standard library's loop")]
     fn _oxicorn_bind(
         &self,
         py: Python<'_>,

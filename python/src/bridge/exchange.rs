@@ -310,8 +310,9 @@ impl Exchange {
         if state.chunks.front().is_some_and(|next| body.len() + next.len() <= WINDOW) {
             let mut whole = BytesMut::with_capacity(state.buffered.min(WINDOW));
             whole.extend_from_slice(&body);
-            while let Some(next) = state.chunks.pop_front_if(|next| whole.len() + next.len() <= WINDOW) {
-                whole.extend_from_slice(&next);
+            while let Some(next) = state.chunks.front().filter(|next| whole.len() + next.len() <= WINDOW) {
+                whole.extend_from_slice(next);
+                state.chunks.pop_front();
             }
             body = whole.freeze();
         }

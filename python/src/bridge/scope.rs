@@ -25,6 +25,9 @@ const KEPT: usize = 64;
 
 static REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Python objects that are kept, each with what it was made from.
+type Kept<K, V> = Mutex<Vec<Option<(K, Py<V>)>>>;
+
 /// Makes the scopes of one app.
 pub(super) struct Scopes {
     context: WorkerContext,
@@ -37,9 +40,9 @@ pub(super) struct Scopes {
     own_extension: Py<PyDict>,
     root_path: RootPath,
     /// What the requests of one client have in common, at the place that the client's port gives.
-    templates: Mutex<Vec<Option<(Origin, Py<PyDict>)>>>,
+    templates: Kept<Origin, PyDict>,
     /// The names of headers, at the place that length and first letter give.
-    names: Mutex<Vec<Option<(HeaderName, Py<PyBytes>)>>>,
+    names: Kept<HeaderName, PyBytes>,
 }
 
 struct RootPath {
