@@ -4,6 +4,7 @@
 //! outlast the grace. Refuses: the messages (`channel`, `exchange`) and the scope (`scope`).
 
 use std::{
+    cell::RefCell,
     collections::HashMap,
     io,
     sync::{
@@ -36,6 +37,11 @@ use crate::{
     logging,
     settings::{self, AsgiSpec},
 };
+
+thread_local! {
+    /// The exception by which the app has asked for the end of the process, once it is in the log.
+    static TOLD: RefCell<Option<Py<PyBaseException>>> = const { RefCell::new(None) };
+}
 
 /// The app of a worker.
 pub(crate) struct App {
@@ -252,8 +258,12 @@ impl App {
         } else {
             base.catch(make)?
         };
-        if let Some(step) = step {
-            step.run(py)?;
+        if let Some(step) = step
+            && let Err(error) = step.run(py)
+        {
+            // The error is reported by the caller. Without this asyncio would report it once more.
+            let _ = error_of(&task);
+            return Err(error);
         }
         Ok(task)
     }
@@ -410,6 +420,10 @@ fn traceback(py: Python<'_>, error: &PyErr) -> String {
 /// Ends the worker, because the app has asked for the end of the process. The worker drains, as after a SIGTERM.
 /// `request` is the request in which the app did so; `None` if it was not in a request.
 pub(super) fn leave(py: Python<'_>, error: &PyErr, request: Option<&Parts>) {
+    let told = TOLD.with_borrow_mut(|told| told.replace(error.value(py).clone().unbind()));
+    if told.is_some_and(|told| told.is(error.value(py))) {
+        return;
+    }
     let what = if error.is_instance_of::<PySystemExit>(py) {
         match error.value(py).getattr("code") {
             Ok(code) if !code.is_none() => format!("called sys.exit({code})"),

@@ -161,18 +161,26 @@ impl EventLoop {
                         );
                     }
                 }
-                // The Task whose step raised this gets the exception as its result too. If it is the Task of a request,
-                // its end says which request it was.
+                // The Task whose step raised this has the exception as its result too. If it is the Task of a request,
+                // its end, which comes first, says which request it was.
                 Err(error)
                     if error.is_instance_of::<PySystemExit>(py) || error.is_instance_of::<PyKeyboardInterrupt>(py) =>
                 {
-                    app::leave(py, &error, None);
+                    leave_later(event_loop, error)?;
                 }
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
+}
+
+/// Ends the worker in the next turn of the loop, because the app has asked for the end of the process.
+fn leave_later(event_loop: &Bound<'_, PyAny>, error: PyErr) -> PyResult<()> {
+    let py = event_loop.py();
+    let leave = move |args: &Bound<'_, PyTuple>, _: Option<&Bound<'_, PyDict>>| app::leave(args.py(), &error, None);
+    let leave = PyCFunction::new_closure(py, None, None, leave)?;
+    event_loop.call_method1(intern!(py, "call_soon"), (leave,)).map(drop)
 }
 
 impl LoopHandle {
