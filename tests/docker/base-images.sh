@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# base-images.sh rust mongo nginx traefik
+# base-images.sh rust mongo nginx traefik python
 # Makes the base images for tests/docker/run.py, so that a machine needs no registry of images. Debian comes from
 # debootstrap, Rust from this machine's toolchain, MongoDB from a mongod, nginx from Debian's packages, and Traefik from
-# the program in a Python wheel. The names begin with oxicorn-test/, so that no image is mistaken for an official one.
+# the program in a Python wheel. Python is Debian's, and its image has the packages that examples/fastapi installs, so
+# that the build of that image needs no network. The names begin with oxicorn-test/, so that no image is mistaken for an official one.
 # Existing images are kept.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -17,12 +18,12 @@ build() {
     find "$context" -mindepth 1 -delete
 }
 
-# debian SUITE PACKAGES: makes an image of this Debian release with these packages.
+# debian NAME PACKAGES [SUITE]: makes an image with these packages, of the Debian release SUITE, or of that called NAME.
 debian() {
     has "$1" && return
     if [ ! -d "$work/$1" ]; then
         rm -rf "$work/$1.new"
-        debootstrap --variant=minbase --include="$2" "$1" "$work/$1.new" "$(tests/docker/mirror.sh)" >"$work/$1.log"
+        debootstrap --variant=minbase --include="$2" "${3:-$1}" "$work/$1.new" "$(tests/docker/mirror.sh)" >"$work/$1.log"
         mv "$work/$1.new" "$work/$1"
     fi
     tar -C "$work/$1" -c . | docker import - "oxicorn-test/$1" >/dev/null
@@ -80,8 +81,30 @@ ENTRYPOINT ["/usr/local/bin/traefik"]
 DOCKERFILE
 }
 
+# The wheel of oxicorn is that of `make wheel` for Debian's Python.
+python() {
+    [ -d "$work/python-wheels" ] || {
+        python3 -m pip download --quiet --dest "$work/python-wheels.new" --only-binary :all: --implementation cp \
+            --python-version 3.11 --abi cp311 --abi abi3 --abi none --platform manylinux_2_28_x86_64 \
+            --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform any \
+            --requirement examples/fastapi/requirements.txt
+        mv "$work/python-wheels.new" "$work/python-wheels"
+    }
+    debian bookworm-python python3-venv bookworm
+    cp -a "$work/python-wheels" "$context/wheels"
+    cp target/wheels/oxicorn-*-cp311-cp311-*.whl "$context/wheels/"
+    printf '[global]\nno-index = true\nfind-links = /wheels\n' >"$context/pip.conf"
+    build python <<'DOCKERFILE'
+FROM oxicorn-test/bookworm-python
+RUN ln -s python3 /usr/bin/python
+COPY pip.conf /etc/
+COPY wheels /wheels
+DOCKERFILE
+}
+
 has() { docker image inspect "oxicorn-test/$1" >/dev/null 2>&1; }
 
 for image in "$@"; do
-    has "$image" || "$image"
+    # The wheel of oxicorn changes with each build.
+    [ "$image" != python ] && has "$image" || "$image"
 done

@@ -26,7 +26,12 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 WORK = ROOT / "target/docker"
 BINARY = sys.argv[1] if len(sys.argv) > 1 else None
 # The build arguments of the Dockerfile; tests/docker/compose.yml also passes them on, from the environment.
-ARGUMENTS = {"RUST": "oxicorn-test/rust", "RUNTIME": "oxicorn-test/runtime" if BINARY else "build"}
+ARGUMENTS = {
+    "RUST": "oxicorn-test/rust",
+    "RUNTIME": "oxicorn-test/runtime" if BINARY else "build",
+    # That of examples/fastapi.
+    "PYTHON": "oxicorn-test/python",
+}
 # The Makefile puts the Docker plugins buildx and compose into this folder.
 os.environ |= {"DOCKER_CONFIG": str(ROOT / "target/docker-client"), "DOCKER_BUILDKIT": "1"} | ARGUMENTS
 NAME = "oxicorn-test"
@@ -162,14 +167,14 @@ def needs():
 
 
 def tags_are_pinned():
-    files = [ROOT / "Dockerfile", *ROOT.glob("docker-compose*.yml")]
+    files = [ROOT / "Dockerfile", *ROOT.glob("docker-compose*.yml"), *(ROOT / "examples/fastapi").glob("[Dc]o*")]
     images = [
         image
         for file in files
-        for image in re.findall(r"^(?:ARG RUST=| *image: )([^\s*&]+)", file.read_text(), re.MULTILINE)
+        for image in re.findall(r"^(?:ARG (?:RUST|PYTHON)=| *image: )([^\s*&]+)", file.read_text(), re.MULTILINE)
     ]
     loose = [image for image in images if not re.search(r":v?\d+\.\d+", image)]
-    expect(len(images) == 4 and not loose, f"every base image has a version of at least two numbers: {images}")
+    expect(len(images) == 6 and not loose, f"every base image has a version of at least two numbers: {images}")
 
 
 def packs_the_binary():
@@ -370,6 +375,53 @@ def composed():
     behind(TRAEFIK, "traefik", "--insecure")
 
 
+FASTAPI = [
+    "docker",
+    "compose",
+    "--project-directory",
+    "examples/fastapi",
+    "--project-name",
+    f"{NAME}-fastapi",
+    "--file",
+    "examples/fastapi/compose.yaml",
+    "--file",
+    "tests/docker/compose.fastapi.yml",
+]
+
+
+def fastapi():
+    """The example of a FastAPI app: its image, and its compose file with MongoDB."""
+    sh("tests/docker/base-images.sh", "python")
+    sh(*FASTAPI, *UP)
+    name = f"{NAME}-fastapi-facts-1"
+    expect(inspect(".State.Health.Status", name) == "healthy", "examples/fastapi: healthy by `oxicorn health`")
+    uids = {line.split()[1] for line in docker("top", name, "-eo", "pid,uid").splitlines()[1:]}
+    expect(uids == {"1000"}, f"examples/fastapi: every process runs as uid 1000 {uids}")
+    address = port(FASTAPI, "facts", 8000)
+    fact = makes_a_fact(address, "it survives")
+    expect(fact, "examples/fastapi: a fact is written to MongoDB")
+
+    # The address in the bridge network, because the published port leads to Docker's proxy.
+    networks = json.loads(docker("inspect", "--format", "{{json .NetworkSettings.Networks}}", name))
+    load = Load(next(iter(networks.values()))["IPAddress"] + ":8000", f"/facts/{fact}", 4)
+    docker("kill", "--signal", "HUP", name)
+    expect(
+        eventually(lambda: any("event=reloaded " in line for line in logs(name)), 60),
+        "examples/fastapi: docker kill -s HUP: reloaded",
+    )
+    load.end()
+    load.none_lost("examples/fastapi: a reload")
+
+    began = time.monotonic()
+    docker("stop", name)
+    took, code = time.monotonic() - began, inspect(".State.ExitCode", name)
+    expect(took < GRACE and code == "0", f"examples/fastapi: docker stop took {took:.1f} s; exit code {code}")
+    sh(*FASTAPI, "up", "--wait", "--wait-timeout", "90")
+    status, _ = request(port(FASTAPI, "facts", 8000), "GET", f"/facts/{fact}")
+    expect(status == 200, "examples/fastapi: the fact is still there after stop and up")
+    sh(*FASTAPI, "down", "--volumes")
+
+
 def behind(command, proxy, *trust):
     """Starts the services of the compose files and checks them through this proxy."""
     sh(*command, *UP)
@@ -397,7 +449,7 @@ def behind(command, proxy, *trust):
 
 def clean():
     remove()
-    for command in (PROD, TRAEFIK):
+    for command in (PROD, TRAEFIK, FASTAPI):
         sh(*command, "down", "--volumes", "--remove-orphans", check=False)
 
 
@@ -426,6 +478,7 @@ try:
     as_it_is()
     locked_down()
     composed()
+    fastapi()
 finally:
     clean()
 expect(belongings() <= before, f"nothing is left behind {belongings() - before}")
