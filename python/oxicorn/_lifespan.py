@@ -5,13 +5,28 @@ requests (`_oxicorn` does), and to end the process (`_worker`).
 """
 
 import asyncio
-import io
 import sys
+import traceback
 
 from . import _oxicorn, _worker
 
 #: The part of the time for the end that the threads of the default executor get at most.
 EXECUTOR_TIME = 0.5
+
+
+def _frames(awaited):
+    """Returns the frames of a coroutine that waits, from the outermost to the one that waits."""
+    while awaited is not None:
+        kind = next((kind for kind in ("cr", "ag", "gi") if hasattr(awaited, f"{kind}_frame")), None)
+        frame = kind and getattr(awaited, f"{kind}_frame")
+        if frame is None:
+            return
+        yield frame
+        inner = getattr(awaited, f"{kind}_yieldfrom" if kind == "gi" else f"{kind}_await")
+        # The step of an asynchronous generator does not show the generator. The context managers of contextlib have it.
+        if not any(hasattr(inner, f"{kind}_frame") for kind in ("cr", "ag", "gi")):
+            inner = getattr(frame.f_locals.get("self"), "gen", None)
+        awaited = inner
 
 
 class Lifespan:
@@ -50,7 +65,8 @@ class Lifespan:
         startup, shutdown = self._answered["startup"], self._answered["shutdown"]
         if not startup.done():
             startup.set_result(self._why_not_started(error))
-        elif not shutdown.done() and error is not None:
+        elif not shutdown.done() and error is not None and startup.result() is None:
+            # An app whose startup has failed is told already. Many raise the same error once more.
             _oxicorn.lifespan_failed(self._slot, *_worker.explain(error, "lifespan"))
         if not shutdown.done():
             shutdown.set_result(None)
@@ -93,10 +109,11 @@ class Lifespan:
 
     def stack(self):
         """Returns where the lifespan waits now."""
-        text = io.StringIO()
-        if self._task is not None:
-            self._task.print_stack(file=text)
-        return text.getvalue().rstrip("\n")
+        frames = [] if self._task is None else list(_frames(self._task.get_coro()))
+        # The first frame is this file's.
+        places = [(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name) for frame in frames[1:]]
+        lines = [traceback.FrameSummary(*place) for place in places]
+        return "".join(["It waits here:\n", *traceback.format_list(lines)]).rstrip("\n") if lines else ""
 
     async def end(self):
         """Ends the lifespan, and then the app's tasks, generators and threads."""

@@ -1,5 +1,6 @@
 """Promise: the lifespan begins before the first request and ends after the last, and a start that failed is one."""
 
+import textwrap
 import time
 
 import pytest
@@ -117,6 +118,56 @@ def test_an_exit_in_startup_is_a_boot_failure_and_not_the_end_that_the_app_wante
 def test_a_startup_that_never_ends_is_a_boot_failure_after_the_boot_timeout(launch):
     server = start(launch, "startup never ends", settings={"workers.boot_timeout": "500ms"})
     assert_boot_failure(server, "boot_timeout")
+
+
+LIFESPANS = {
+    "main.py": """
+        import asyncio
+        from contextlib import asynccontextmanager
+
+        from starlette.applications import Starlette
+
+
+        async def connect():
+            await asyncio.sleep(100)
+
+
+        @asynccontextmanager
+        async def waits(app):
+            await connect()
+            yield
+
+
+        @asynccontextmanager
+        async def raises(app):
+            raise RuntimeError("no database")
+            yield
+
+
+        waiting, raising = Starlette(lifespan=waits), Starlette(lifespan=raises)
+    """
+}
+LIFESPANS = {name: textwrap.dedent(text) for name, text in LIFESPANS.items()}
+
+
+@pytest.mark.needs_oxicorn
+def test_the_log_says_where_a_startup_waits_that_never_ends(launch):
+    """Through the frames of the framework, and through a context manager of contextlib, to the line of the app."""
+    settings = {"workers.boot_timeout": "1s"}
+    server = launch.prepare("main:waiting", files=LIFESPANS, settings=settings).start()
+    assert_boot_failure(server, "boot_timeout", "await asyncio.sleep(100)", "in connect")
+
+
+@pytest.mark.needs_oxicorn
+def test_a_startup_that_raises_is_told_once(launch):
+    """Starlette says so with the traceback, and then raises the same error."""
+    server = launch.prepare("main:raising", files=LIFESPANS).start()
+    assert_boot_failure(server, "no database")
+    assert server.events("lifespan_failed") == []
+    tries = len(server.events("worker_boot_failed"))
+    last_lines = [event for event in server.events("boot_failure_details") if "no database" in event["message"]]
+    raised = [event for event in last_lines if event["message"].startswith("RuntimeError")]
+    assert len(raised) == tries
 
 
 def test_a_slow_startup_is_waited_for(launch):
