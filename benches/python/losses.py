@@ -240,6 +240,8 @@ NAMES = ["oxicorn", "uvicorn", "gunicorn-uvicorn", "gunicorn", "granian"]
 
 
 def main():
+    # A SIGTERM ends the servers too, because they have sessions of their own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     ask = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ask.add_argument("--venv", type=pathlib.Path, default=VENV, help="where the servers are installed")
     ask.add_argument("--server", action="append", choices=NAMES, help="only these servers")

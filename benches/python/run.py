@@ -19,6 +19,7 @@ import pathlib
 import platform
 import random
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -302,12 +303,16 @@ def versions(venv):
 
 
 def main():
+    # A SIGTERM ends the servers too, because they have sessions of their own.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     ask = arguments()
     rows = [row for row in ROWS if not ask.row or any(word in row.name for word in ask.row)]
     if ask.list:
         return print(*(row.name for row in rows), "memory", sep="\n")
     bench = Bench(ask)
-    print(*versions(ask.venv), f"{os.cpu_count()} CPUs", platform.release(), sep=", ")
+    # What else runs makes a request dearer, and takes most from the server with the warmest caches.
+    busy = f"load average {os.getloadavg()[0]:.1f} before"
+    print(*versions(ask.venv), f"{os.cpu_count()} CPUs", platform.release(), busy, sep=", ")
     print(f"{ask.rounds} rounds of {ask.seconds} s; medians (lowest–highest); ratios to Uvicorn and to Granian\n")
     print("| row | connections | server | µs of CPU a request | requests a second | / Uvicorn | / Granian |")
     print("|---|---|---|---|---|---|---|", flush=True)
