@@ -22,7 +22,9 @@ fn a_replacement_that_may_not_fit_is_announced_once() {
     let number = |name: &str| field(&told[0], name).expect("a field").parse::<u64>().expect("a number");
     assert!((160 * MIB..192 * MIB).contains(&number("largest_bytes")), "{}", told[0]);
     assert!(number("free_bytes") < 96 * MIB, "{}", told[0]);
-    assert_eq!((number("slot"), number("generation"), number("largest_slot")), (0, 3, 0));
+    // The master looks once a second at most, so the first of the two may be too close to the reload before it.
+    assert!([3, 4].contains(&number("generation")), "{}", told[0]);
+    assert_eq!((number("slot"), number("largest_slot")), (0, 0));
     let by = field(&told[0], "free_by").expect("a field");
     assert!(by.contains("/oxicorn-test-") && by.contains("/memory."), "{by}");
     assert!(told[0].contains("workers.overlap = false"), "{}", told[0]);

@@ -52,7 +52,7 @@ fn build_next() -> PathBuf {
     fs::create_dir_all(&tree).expect("a folder below target");
     let copied = Command::new("cp")
         .args(["-R", "Cargo.toml", "Cargo.lock", "src", "service", "testkit", "fuzz", "tests", "benches", "examples"])
-        .args(["supervisor.toml", "README.md"])
+        .args(["python", "supervisor.toml", "README.md"])
         .arg(&tree)
         .current_dir(root)
         .status()

@@ -33,7 +33,7 @@ use std::{
 
 use axum::{Router, routing::get};
 use nix::{
-    sys::signal::{SigSet, Signal, kill, raise},
+    sys::signal::{SigSet, Signal, kill},
     unistd::Pid,
 };
 use oxicorn::{App, Driver, Lifespan, Runtime, SetupContext, UpgradeCommand, WorkerContext};
@@ -166,7 +166,8 @@ async fn factory(_: WorkerContext) -> Result<Lifespan<Router>, Infallible> {
     }
     let hang = get(async || thread::sleep(Duration::from_secs(60)));
     let crash = get(async || {
-        raise(Signal::SIGPROF).expect("it can be sent");
+        // To the process: the thread that waits for the signal would not see one that is sent to this thread.
+        kill(Pid::this(), Signal::SIGPROF).expect("it can be sent");
         thread::sleep(Duration::from_millis(200));
         kill(Pid::this(), Signal::SIGILL).expect("it can be sent");
     });
