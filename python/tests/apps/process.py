@@ -5,9 +5,11 @@ import concurrent.futures
 import multiprocessing
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 from toolkit import Routes, answer, record
 
@@ -49,15 +51,19 @@ async def pool(scope, receive, send):
     await answer(send, list(found))
 
 
-@app.route("/terminated-pool")
-async def terminated_pool(scope, receive, send):
-    """A pool of forked processes, in a thread as a `def` endpoint has it. Its end sends them SIGTERM."""
-
-    def work():
-        with multiprocessing.get_context("fork").Pool(2) as pool:
-            return [pid for pid, *_ in pool.map(double, range(4))]
-
-    await answer(send, len(await asyncio.to_thread(work)))
+@app.route("/terminated-child")
+async def terminated_child(scope, receive, send):
+    """A fork of the app's own that waits, and is ended by SIGTERM, as the processes of a pool are."""
+    lives, told = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(told, b".")
+        time.sleep(60)
+        os._exit(0)
+    await asyncio.to_thread(os.read, lives, 1)
+    os.kill(pid, signal.SIGTERM)
+    _, status = await asyncio.to_thread(os.waitpid, pid, 0)
+    await answer(send, os.waitstatus_to_exitcode(status))
 
 
 @app.route("/subprocess")
