@@ -99,7 +99,8 @@ docker-needs: target/docker-client target/mongod target/clients-proxies
 	@for program in curl debootstrap openssl; do command -v $$program >/dev/null || missing=yes; done; \
 	[ -z "$$missing" ] || { apt-get update -qq && apt-get install -qq --no-install-recommends curl debootstrap openssl; }
 	@# The image of examples/fastapi is made on Debian 12, whose Python is 3.11.
-	$(MAKE) wheel PYTHONS=python3.11
+	$(MAKE) wheel PYTHONS="$$(for python in $$(python/pythons); do \
+		$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' && echo $$python; done)"
 
 # Every CPython that python/pythons finds. `make wheel PYTHONS=python3.12` makes the wheel of one.
 PYTHONS = $(shell python/pythons)
