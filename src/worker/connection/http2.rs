@@ -157,6 +157,7 @@ impl Http2State {
         let last = if let DrainStage::Ending { last } = self.stage { last } else { u32::MAX };
         match frame {
             H2Frame::Headers { stream, ends } if stream <= last => self.streams.client_sends_headers(stream, ends, now),
+            H2Frame::Headers { .. } => self.repeat_goaway(last),
             H2Frame::Data { stream, ends: true, .. } => self.streams.client_ends(stream),
             H2Frame::Reset { stream } => self.streams.reset(stream),
             H2Frame::InitialWindow { size } => self.streams.initial_window_becomes(size, now),
@@ -165,9 +166,28 @@ impl Http2State {
             H2Frame::WindowUpdate { stream, .. } if stream > last => return false,
             H2Frame::WindowUpdate { stream, by } => self.streams.window_opens(stream, by, now),
             H2Frame::Ping { ack: true, payload } => return !self.is_answered(payload),
-            H2Frame::Headers { .. } | H2Frame::Data { .. } | H2Frame::Ping { .. } | H2Frame::Other => {}
+            H2Frame::Data { .. } | H2Frame::Ping { .. } | H2Frame::Other => {}
         }
         true
+    }
+
+    /// Sends the last GOAWAY again, to a client that has opened a stream above `last` after it. The client may have
+    /// chosen this connection just before it read the GOAWAY. It would wait for an answer until our FIN comes, and then
+    /// report an error instead of sending the request over another connection.
+    fn repeat_goaway(&mut self, last: u32) {
+        if self.ours.is_empty() {
+            self.ours.extend(goaway(last));
+        }
+    }
+
+    /// Discards bytes that the client sends after the last GOAWAY.
+    fn discard(&mut self, mut bytes: &[u8]) {
+        let last = self.streams.highest();
+        while let Some(piece) = self.inbound.next(&mut bytes) {
+            if matches!(piece.frame, Some(H2Frame::Headers { stream, .. }) if stream > last) {
+                self.repeat_goaway(last);
+            }
+        }
     }
 
     /// Returns true if this answer to a PING must be hidden from h2, because h2 gets it later or because it answers our

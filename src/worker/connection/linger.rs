@@ -51,7 +51,7 @@ impl Linger {
     where
         T: AsyncRead + Unpin,
     {
-        let discarded = poll_discard(stream, cx, || {
+        let discarded = poll_discard(stream, cx, |_| {
             let Deadlines { silence, until } = self.deadlines(SILENCE);
             let now = Instant::now();
             if now >= *until {
@@ -68,11 +68,11 @@ impl Linger {
     }
 }
 
-/// Reads and discards what the client sends. It calls `goes_on` after each piece, and becomes ready when `goes_on`
+/// Reads and discards what the client sends. It calls `goes_on` with each piece, and becomes ready when `goes_on`
 /// returns false or when the client has ended its side. A timer alone would not stop a client that sends without a
 /// pause. The reads use up the budget of polls that tokio gives this task, and a timer does not fire when no budget is
 /// left.
-pub(super) fn poll_discard<T>(stream: &mut T, cx: &mut Context<'_>, mut goes_on: impl FnMut() -> bool) -> Poll<()>
+pub(super) fn poll_discard<T>(stream: &mut T, cx: &mut Context<'_>, mut goes_on: impl FnMut(&[u8]) -> bool) -> Poll<()>
 where
     T: AsyncRead + Unpin,
 {
@@ -80,7 +80,7 @@ where
     loop {
         let mut discarded = ReadBuf::uninit(&mut scratch);
         match ready!(Pin::new(&mut *stream).poll_read(cx, &mut discarded)) {
-            Ok(()) if !discarded.filled().is_empty() && goes_on() => {}
+            Ok(()) if !discarded.filled().is_empty() && goes_on(discarded.filled()) => {}
             _ => return Poll::Ready(()),
         }
     }

@@ -31,11 +31,11 @@ use crate::worker::{
 /// The time that the client has after the goodbye (our GOAWAY) to end the connection first. If our FIN came right
 /// behind the GOAWAY, a request that the client has begun meanwhile would fail. Java's HttpClient, for example, then
 /// reports the end of the stream instead of sending the request over another connection.
-const FIN_AFTER: Duration = Duration::from_millis(500);
+const FIN_AFTER: Duration = Duration::from_secs(2);
 
 /// How long we read and discard after our FIN. A client may be silent, and read the GOAWAY only when it sends its next
 /// request. If the connection were closed by then, an RST would answer that request and destroy the GOAWAY.
-const LINGER: Duration = Duration::from_millis(4_500);
+const LINGER: Duration = Duration::from_secs(3);
 
 /// The most bytes that are read at once. We read as much as h2 asks for, but not less than `SCRATCH_MIN`.
 const SCRATCH: usize = 16_384;
@@ -227,21 +227,45 @@ impl<T: ClientStream> Write for Http2Wire<T> {
                 End::Said(wait) => {
                     // If another connection needs the place of this one now, send our FIN without waiting.
                     if !this.connection.activity.is_asked_to_leave() {
-                        ready!(poll_discard_until(&mut this.stream, wait, cx));
+                        let state = Arc::clone(&this.state);
+                        ready!(poll_discard_until(&mut this.stream, wait, Some(&mut lock(&state)), cx));
                     }
                     ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
                     this.end = End::HalfClosed(Box::pin(sleep(LINGER)));
                 }
                 End::HalfClosed(_) if this.connection.activity.is_asked_to_leave() => return Poll::Ready(Ok(())),
-                End::HalfClosed(linger) => return poll_discard_until(&mut this.stream, linger, cx).map(Ok),
+                End::HalfClosed(linger) => return poll_discard_until(&mut this.stream, linger, None, cx).map(Ok),
             }
         }
     }
 }
 
-/// Reads and discards what the client sends, until the client ends its side or the timer fires.
-fn poll_discard_until<T: ClientStream>(stream: &mut T, time: &mut Pin<Box<Sleep>>, cx: &mut Context<'_>) -> Poll<()> {
-    match poll_discard(stream, cx, || Instant::now() < time.deadline()) {
+/// Reads and discards what the client sends, until the client ends its side or the timer fires. Until our FIN is sent,
+/// `state` looks at what is discarded, and may answer it.
+fn poll_discard_until<T: ClientStream>(
+    stream: &mut T,
+    time: &mut Pin<Box<Sleep>>,
+    mut state: Option<&mut Http2State>,
+    cx: &mut Context<'_>,
+) -> Poll<()> {
+    let deadline = time.deadline();
+    let discarded = poll_discard(stream, cx, |bytes| {
+        if let Some(state) = &mut state {
+            state.discard(bytes);
+        }
+        Instant::now() < deadline
+    });
+    if let Some(state) = state {
+        while let Some(bytes) = state.ours() {
+            match Pin::new(&mut *stream).poll_write(cx, bytes) {
+                Poll::Ready(Ok(count)) if count > 0 => state.has_written_ours(count),
+                // The client is gone, or does not read. Then it does not wait for an answer either.
+                _ => break,
+            }
+        }
+        let _ = Pin::new(stream).poll_flush(cx);
+    }
+    match discarded {
         Poll::Ready(()) => Poll::Ready(()),
         Poll::Pending => time.as_mut().poll(cx),
     }
