@@ -60,7 +60,7 @@ soak-schemathesis: target/schemathesis target/mongod ## many such requests, on b
 	cargo test --test strangers -- --nocapture --test-threads 1 schemathesis
 
 browser: target/playwright ## /docs in a headless Chromium: it renders, loads nothing from elsewhere, and makes a fact
-	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends chromium; }
+	$(call packages,chromium)
 	cargo test --test strangers -- --nocapture browser
 
 slowhttptest = command -v slowhttptest >/dev/null || { apt-get update -qq && apt-get install -qq --no-install-recommends slowhttptest; }
@@ -113,7 +113,7 @@ wheel: target/maturin ## the Python package: a source distribution, and a wheel 
 
 # The databases of python/tests/test_libraries.py.
 python-needs: target/mongod
-	$(call packages,postgresql redis-server)
+	$(call packages,chromium postgresql redis-server)
 
 test-python: python-needs ## the tests of the Python package, on its wheel and one CPython (ARGS="-k lifespan")
 	python/tests/run "$$(python/pythons | head -n 1)" $(ARGS)
