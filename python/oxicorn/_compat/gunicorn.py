@@ -19,6 +19,7 @@ _NO_DIRTY = "belongs to `dirty_apps`, which are refused"
 _TLS = "the TLS library has only TLS 1.2 and 1.3, with ciphers that are safe"
 _FIXED = "is fixed"
 _STRICT = "such a request is always refused with 400"
+_LOG_CONFIG = "is applied in each worker, to the app's loggers; oxicorn's own log is `log.*`"
 _HOOK = "is called as in Gunicorn"
 _IN_HELPER = (
     "is called in a helper process beside the master: what it puts into `os.environ` reaches the workers that are "
@@ -135,12 +136,9 @@ _TABLE = (
         "logger_class", "--logger-class", "class", "gunicorn.glogging.Logger", "instead", "",
         "oxicorn writes its own log",
     ),
-    (
-        "logconfig", "--log-config", "text", None, "differs", "",
-        "is applied in each worker, to the app's loggers; oxicorn's own log is `log.*`",
-    ),
-    ("logconfig_dict", "", "dict", {}, "differs", "", "as `logconfig`"),
-    ("logconfig_json", "--log-config-json", "text", None, "differs", "", "as `logconfig`"),
+    ("logconfig", "--log-config", "text", None, "differs", "", _LOG_CONFIG),
+    ("logconfig_dict", "", "dict", {}, "differs", "", _LOG_CONFIG),
+    ("logconfig_json", "--log-config-json", "text", None, "differs", "", _LOG_CONFIG),
     ("syslog_addr", "--log-syslog-to", "text", "udp://localhost:514", "instead", "", _SYSLOG),
     ("syslog", "--log-syslog", "bool", False, "instead", "", _SYSLOG),
     ("syslog_prefix", "--log-syslog-prefix", "text", None, "instead", "", _SYSLOG),
@@ -270,6 +268,17 @@ _TABLE = (
 )  # fmt: skip
 
 OPTIONS = {row[0]: Option(*row) for row in _TABLE}
+
+#: The hooks that run in the helper process, because they belong to the master.
+MASTER_HOOKS = {name for name, option in OPTIONS.items() if option.kind == "hook" and option.how == "differs"}
+
+#: How many arguments each hook takes.
+HOOK_ARGUMENTS = {
+    "on_starting": (1,), "on_reload": (1,), "when_ready": (1,), "pre_fork": (2,), "post_fork": (2,),
+    "post_worker_init": (1,), "worker_int": (1,), "worker_abort": (1,), "pre_exec": (1,), "pre_request": (2,),
+    "post_request": (4, 3, 2), "child_exit": (2,), "worker_exit": (2,), "nworkers_changed": (3,), "on_exit": (1,),
+    "ssl_context": (2,),
+}  # fmt: skip
 
 #: The kinds of values that a flag has without a word of its own.
 SWITCHES = ("bool", "off")
@@ -432,7 +441,7 @@ def _worker_class(given, value, collected, folder):
             "and give its own settings as flags",
         )
         return
-    collected.put("python.interface", "asgi" if kind == "asgi" else "wsgi", given.origin, given.strength)
+    collected.put("python.interface", "asgi" if kind in ("asgi", "derived") else "wsgi", given.origin, given.strength)
     if kind == "green":
         collected.note(
             given.typed,

@@ -1,0 +1,73 @@
+"""The helper process: `python -m oxicorn._compat.process FD`. The master starts it at its start and at each reload.
+
+Owns: the run of Gunicorn's configuration outside of the master, the answer, and then the hooks of the master, if the
+file has any. Refuses: to end by itself when the file hangs; the master ends it.
+
+FD is one end of a socket pair. The first line that comes is COMPAT, the JSON object of the command line, and the answer
+is one line of JSON too.
+"""
+
+import json
+import os
+import socket
+import sys
+
+from . import configuration, gunicorn
+from .collected import Collected
+
+
+def main(fd):
+    sock = socket.socket(fileno=fd)
+    compat = json.loads(_line(sock))
+    answer, namespace, cfg = answered(compat)
+    sock.sendall(json.dumps(answer).encode() + b"\n")
+    if not answer["problems"] and set(answer["hooks"]) & gunicorn.MASTER_HOOKS:
+        from . import hooks
+
+        os.environ.update(configuration.environment(cfg))
+        _enter(cfg["chdir"])
+        hooks.serve(sock, namespace, cfg)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # A thread that the file has started must not keep the process.
+    os._exit(0)
+
+
+def answered(compat):
+    """Runs the configuration. Returns the answer, the globals of the file, and every setting with its value."""
+    worker = compat["worker"]
+    collected = Collected(derived=None)
+    answer = {"hooks": [], "worker": worker}
+    # A file may look at the words of the command.
+    sys.argv = ["oxicorn", *compat["argv"]]
+    try:
+        namespace = configuration.load(compat["configuration"], worker["folder"])
+    except configuration.Failed as failed:
+        collected.problem(failed.origin, failed.text)
+        return {**collected.as_dict(), **answer}, {}, {}
+    given = configuration.given_in(namespace, collected)
+    everything = {**given, **configuration.given_outside(worker["cfg"])}
+    configuration.settings(given, everything, collected)
+    answer["hooks"] = [name for name, entry in given.items() if entry.option.kind == "hook"]
+    return {**collected.as_dict(), **answer}, namespace, configuration.values(everything)
+
+
+def _line(sock):
+    line = b""
+    while not line.endswith(b"\n"):
+        part = sock.recv(65536)
+        if not part:
+            break
+        line += part
+    return line
+
+
+def _enter(folder):
+    """Enters a folder, and makes it the first of `sys.path`, as Gunicorn does before it calls a hook."""
+    os.chdir(folder)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
