@@ -169,9 +169,17 @@ def _default_app(module):
         app = getattr(module, attribute, None)
         if app is not None:
             return app
+    # FastAPI's own command finds its apps by their class.
+    names = sorted(name for name, value in vars(module).items() if _is_fastapi(value))
+    if names:
+        return getattr(module, "api" if "api" in names else names[0])
     names = " nor ".join(map(repr, DEFAULT_ATTRIBUTES))
     place = _shown(getattr(module, "__file__", None) or module.__name__)
     raise AppError(f"{place} has neither {names}: name the app, such as {module.__name__}:my_app")
+
+
+def _is_fastapi(value):
+    return any((base.__module__, base.__name__) == ("fastapi.applications", "FastAPI") for base in type(value).__mro__)
 
 
 def _module_of_file(path):

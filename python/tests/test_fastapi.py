@@ -170,3 +170,13 @@ def test_many_requests_of_all_kinds_at_once_are_answered(server):
     answers = asyncio.run(ask())
     assert {answer.status_code for answer in answers} == {200, 201}
     assert all(answer.json() == {"total": 100_000} for answer in answers[3::4])
+
+
+@pytest.mark.needs_oxicorn
+@pytest.mark.parametrize("names, found", [("shop", "shop"), ("zoo api", "api"), ("zoo bar", "bar")])
+def test_an_app_of_any_name_is_found_by_its_class(launch, names, found):
+    code = "from fastapi import FastAPI\nimport fastapi\n"
+    for name in names.split():
+        code += f"{name} = FastAPI(title='{name}')\n"
+    server = launch("src/main.py", files={"src/main.py": code})
+    assert json.loads(get(server, "/openapi.json").body)["info"]["title"] == found
