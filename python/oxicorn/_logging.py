@@ -4,6 +4,7 @@ Owns: whole lines on stdout and stderr, the loggers `uvicornâ€¦` and `gunicornâ€
 get. Refuses: to touch the root logger, and to write the log and the access log of oxicorn, which are Rust's.
 """
 
+import base64
 import io
 import logging
 import os
@@ -17,8 +18,8 @@ from . import _oxicorn
 #: The most bytes of a line that stays in one piece. A longer line is written in several pieces.
 LINE_MAX = 256 * 1024
 
-#: The format of Gunicorn's access log, which is the message of its records.
-GUNICORN_ACCESS = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
+#: The format of Gunicorn's access log, which is the message of its records. A Gunicorn configuration may have another.
+access_format = '%(h)s %(l)s %(u)s %(t)s "%(r)s" %(s)s %(b)s "%(f)s" "%(a)s"'
 
 #: The numbers of oxicorn's levels in `logging`. Uvicorn has a level below DEBUG, too.
 LEVELS = {"error": logging.ERROR, "warn": logging.WARNING, "info": logging.INFO, "debug": logging.DEBUG, "trace": 5}
@@ -62,7 +63,7 @@ def _replace_streams():
         setattr(sys, f"__{name}__", stream)
 
 
-class _UvicornFormatter(logging.Formatter):
+class UvicornFormatter(logging.Formatter):
     """Uvicorn's form of a line: `INFO:     text`."""
 
     def formatMessage(self, record):
@@ -129,7 +130,7 @@ _access_loggers = {}
 def _prepare_loggers(level):
     text = "%(asctime)s [%(process)d] [%(levelname)s] %(message)s"
     gunicorn = logging.Formatter(text, "[%Y-%m-%d %H:%M:%S %z]")
-    uvicorn = _UvicornFormatter("%(levelprefix)s %(message)s")
+    uvicorn = UvicornFormatter("%(levelprefix)s %(message)s")
     # `uvicorn.error` has no handler: its records go to that of `uvicorn`.
     for name, formatter in (("uvicorn", uvicorn), ("gunicorn.error", gunicorn)):
         _prepare(name, level, _OwnHandler(sys.stderr, formatter))
@@ -204,7 +205,7 @@ def _record(scope, status, headers, length, seconds):
         logger.info('%s - "%s %s HTTP/%s" %d', client, scope["method"], path, scope["http_version"], status)
     logger = _access_loggers["gunicorn.access"]
     if logger.is_wanted():
-        logger.info(GUNICORN_ACCESS, _Atoms(scope, status, headers, length, seconds))
+        logger.info(access_format, _Atoms(scope, status, headers, length, seconds))
 
 
 class _Atoms(dict):
@@ -224,7 +225,7 @@ class _Atoms(dict):
         self.update(
             h=(scope.get("client") or ("-",))[0] or "-",
             l="-",
-            u="-",
+            u=_user(self.get("{authorization}i", "")),
             t=time.strftime("[%d/%b/%Y:%H:%M:%S %z]"),
             r=f"{scope['method']} {path}{'?' + query if query else ''} {protocol}",
             s=str(status),
@@ -246,6 +247,17 @@ class _Atoms(dict):
     def __getitem__(self, name):
         value = self.get(name.lower() if name.startswith("{") else name, "-")
         return value.replace('"', '\\"') if isinstance(value, str) else value
+
+
+def _user(authorization):
+    """Returns the user of Basic authentication, or `-`."""
+    scheme, _, encoded = authorization.strip().partition(" ")
+    if scheme.lower() != "basic":
+        return "-"
+    try:
+        return base64.b64decode(encoded).partition(b":")[0].decode() or "-"
+    except ValueError:
+        return "-"
 
 
 def app_failed(error):
