@@ -24,8 +24,11 @@ DEFAULT_ATTRIBUTES = ("application", "app")
 #: Whether Python's own handler of SIGTERM was called.
 _term_seen = False
 
-#: The number of the worker's slot.
-slot = 0
+#: The number of the worker's slot, its generation, and the number of its fork.
+slot = generation = age = 0
+
+#: The descriptor of the file for the stacks of a worker that hangs or crashes, or None.
+stacks = None
 
 #: How long the threads of the app may take to end, in seconds: `python.shutdown_grace`.
 threads_grace = 5.0

@@ -113,5 +113,6 @@ fn write_stacks(py: Python<'_>, driver: &Driver) -> Result<(), Box<dyn Error + S
     faulthandler.call_method("enable", (), Some(&options))?;
     options.set_item("chain", false)?;
     faulthandler.call_method("register", (HANG_SIGNAL,), Some(&options))?;
+    py.import("oxicorn._worker")?.setattr("stacks", file)?;
     Ok(())
 }

@@ -70,11 +70,16 @@ def read(words, environ):
             kept += part.words
     _translate(dialect, given, collected, configuration, environ)
     kept = _with_app(kept, command, given["uvicorn"], collected)
+    worker = _for_workers(given, configuration)
+    if worker and command in WITH_SETTINGS:
+        from . import logconfig
+
+        # What a configuration says of this is known once it has run.
+        logconfig.settle_access(worker, {} if configuration else worker.get("cfg", {}), collected)
     compat = collected.as_dict()
     if command in WITH_SERVICE:
         # A mistake must not prevent `oxicorn stop`.
         compat["notes"] = compat["problems"] = []
-    worker = _for_workers(given, configuration)
     if not (configuration or worker or any(compat.values())):
         return Reading(dialect, kept, "")
     compat = {"argv": list(words), "dialect": dialect, **compat, "configuration": configuration}
@@ -325,8 +330,9 @@ def _for_workers(given, configuration):
     """Returns what the workers must know beside the settings, or None."""
     theirs = {name: entry.value for name, entry in given["gunicorn"].items() if entry.value is not None}
     worker = {}
-    if configuration or {"logconfig", "logconfig_json"} & set(theirs):
+    if configuration or {"access_log_format", *gunicorn.LOG_CONFIGS} & set(theirs):
         worker = {"configuration": configuration, "cfg": theirs}
-    if log_config := given["uvicorn"].get("log_config"):
-        worker["log_config"] = log_config.value
+    if given["uvicorn"].get("log_config"):
+        names = ("log_config", "log_level", "access_log")
+        worker.update((name, given["uvicorn"][name].value) for name in names if name in given["uvicorn"])
     return {"folder": os.getcwd(), **worker} if worker else None

@@ -272,6 +272,9 @@ OPTIONS = {row[0]: Option(*row) for row in _TABLE}
 #: The hooks that run in the helper process, because they belong to the master.
 MASTER_HOOKS = {name for name, option in OPTIONS.items() if option.kind == "hook" and option.how == "differs"}
 
+#: The settings that configure Python's loggers.
+LOG_CONFIGS = {"logconfig", "logconfig_dict", "logconfig_json"}
+
 #: How many arguments each hook takes.
 HOOK_ARGUMENTS = {
     "on_starting": (1,), "on_reload": (1,), "when_ready": (1,), "pre_fork": (2,), "post_fork": (2,),

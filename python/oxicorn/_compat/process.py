@@ -7,6 +7,7 @@ FD is one end of a socket pair. The first line that comes is COMPAT, the JSON ob
 is one line of JSON too.
 """
 
+import atexit
 import json
 import os
 import socket
@@ -19,14 +20,15 @@ from .collected import Collected
 def main(fd):
     sock = socket.socket(fileno=fd)
     compat = json.loads(_line(sock))
-    answer, namespace, cfg = answered(compat)
+    answer, cfg = answered(compat)
     sock.sendall(json.dumps(answer).encode() + b"\n")
-    if not answer["problems"] and set(answer["hooks"]) & gunicorn.MASTER_HOOKS:
+    if not answer["problems"] and gunicorn.MASTER_HOOKS & set(answer["hooks"]):
         from . import hooks
 
         os.environ.update(configuration.environment(cfg))
         _enter(cfg["chdir"])
-        hooks.serve(sock, namespace, cfg)
+        hooks.serve(sock, cfg)
+        atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     # A thread that the file has started must not keep the process.
@@ -34,7 +36,7 @@ def main(fd):
 
 
 def answered(compat):
-    """Runs the configuration. Returns the answer, the globals of the file, and every setting with its value."""
+    """Runs the configuration. Returns the answer, and every setting with its value."""
     worker = compat["worker"]
     collected = Collected(derived=None)
     answer = {"hooks": [], "worker": worker}
@@ -44,12 +46,21 @@ def answered(compat):
         namespace = configuration.load(compat["configuration"], worker["folder"])
     except configuration.Failed as failed:
         collected.problem(failed.origin, failed.text)
-        return {**collected.as_dict(), **answer}, {}, {}
+        return {**collected.as_dict(), **answer}, {}
     given = configuration.given_in(namespace, collected)
     everything = {**given, **configuration.given_outside(worker["cfg"])}
     configuration.settings(given, everything, collected)
     answer["hooks"] = [name for name, entry in given.items() if entry.option.kind == "hook"]
-    return {**collected.as_dict(), **answer}, namespace, configuration.values(everything)
+    if gunicorn.MASTER_HOOKS & given.keys():
+        from . import hooks
+
+        collected.notes += hooks.notes(namespace.get("__file__", ""))
+    cfg = configuration.values(everything)
+    if gunicorn.LOG_CONFIGS & everything.keys():
+        from . import logconfig
+
+        logconfig.settle_access({}, cfg, collected)
+    return {**collected.as_dict(), **answer}, cfg
 
 
 def _line(sock):

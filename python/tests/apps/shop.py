@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import contextvars
 import tempfile
-import threading
 import time
 
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
@@ -16,7 +15,6 @@ from starlette.middleware.base import BaseHTTPMiddleware
 
 from toolkit import record
 
-CALLS = threading.local()
 REQUEST = contextvars.ContextVar("request", default=None)
 FILE = tempfile.NamedTemporaryFile(prefix="oxicorn-shop-", suffix=".txt")
 FILE.write(b"0123456789" * 5000)
@@ -76,13 +74,6 @@ def sync(request: Request):
     """A `def` endpoint: it runs in a thread of anyio."""
     time.sleep(0.3)
     return {"request": REQUEST.get()}
-
-
-@app.get("/thread")
-def thread():
-    """Says how many of these calls its thread has had."""
-    CALLS.count = getattr(CALLS, "count", 0) + 1
-    return CALLS.count
 
 
 @app.get("/background")

@@ -1,0 +1,220 @@
+"""`pre_request` and `post_request`: the app with a call before and after each of its requests.
+
+Owns: `req` and `resp`, made from an ASGI scope or a WSGI environ. Refuses: the access log.
+"""
+
+
+class Request:
+    """A request, by Gunicorn's names. What a hook changes in `scheme` and `headers` reaches the app."""
+
+    body = None
+    proxy_protocol_info = None
+    must_close = False
+
+    def __init__(self, method, uri, path, query, version, scheme, client, headers):
+        self.method, self.uri, self.path, self.query = method, uri, path, query
+        self.version, self.scheme, self.remote_addr, self.headers = version, scheme, client, headers
+        self.peer_addr, self.fragment, self.trailers = client, "", []
+        self._before = scheme, list(headers)
+
+    def changed(self):
+        """Returns the scheme and the headers, each if a hook has changed it, or else None."""
+        scheme, headers = self._before
+        return (
+            self.scheme if self.scheme != scheme else None,
+            self.headers if self.headers != headers else None,
+        )
+
+
+class Response:
+    """A response, by Gunicorn's names. `status` is None if there was none."""
+
+    status = status_code = response_length = None
+    headers_sent = False
+    sent = 0
+
+    def __init__(self):
+        self.headers = []
+
+
+class _Hooks:
+    """The two hooks of a request."""
+
+    def __init__(self, worker, hooks):
+        self.worker, self.pre, self.post = worker, hooks.get("pre_request"), hooks.get("post_request")
+
+    def before(self, request):
+        self.worker.nr += 1
+        if self.pre is not None:
+            self.pre(self.worker, request)
+
+    def after(self, request, environ, response):
+        if self.post is None:
+            return
+        try:
+            self.post(self.worker, request, environ, response)
+        except Exception:
+            self.worker.log.exception("Exception in post_request hook")
+
+
+def wrap_asgi(app, worker, hooks):
+    """Returns the ASGI app with the hooks. They see the requests of HTTP, and no web sockets, as with Gunicorn."""
+    hooks = _Hooks(worker, hooks)
+
+    async def hooked(scope, receive, send):
+        if scope["type"] != "http":
+            return await app(scope, receive, send)
+        request, response = _request_of_scope(scope), Response()
+
+        async def watched(message):
+            await send(message)
+            kind = message["type"]
+            if kind == "http.response.start":
+                response.status = response.status_code = message["status"]
+                response.headers = [_texts(header) for header in message.get("headers", ())]
+                response.headers_sent = True
+            elif kind == "http.response.body":
+                response.sent += len(message.get("body", b""))
+
+        try:
+            hooks.before(request)
+            _change_scope(scope, request)
+            await app(scope, receive, watched)
+        finally:
+            hooks.after(request, _environ_of_scope(scope, request), response)
+
+    return hooked
+
+
+def _texts(header):
+    name, value = header
+    return bytes(name).decode("latin-1"), bytes(value).decode("latin-1")
+
+
+def _request_of_scope(scope):
+    query = scope["query_string"].decode("latin-1")
+    path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+    headers = [(name.upper(), value) for name, value in map(_texts, scope["headers"])]
+    version = tuple(int(part) for part in f"{scope['http_version']}.0".split(".")[:2])
+    uri, client = f"{path}?{query}" if query else path, tuple(scope.get("client") or ("", 0))
+    return Request(scope["method"], uri, path, query, version, scope["scheme"], client, headers)
+
+
+def _change_scope(scope, request):
+    scheme, headers = request.changed()
+    if scheme is not None:
+        scope["scheme"] = scheme
+    if headers is not None:
+        scope["headers"] = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+
+
+def _environ_of_scope(scope, request):
+    host, port = scope.get("server") or ("", None)
+    environ = {
+        "REQUEST_METHOD": request.method,
+        "RAW_URI": request.uri,
+        "SCRIPT_NAME": scope.get("root_path", ""),
+        "PATH_INFO": scope["path"],
+        "QUERY_STRING": request.query,
+        "SERVER_PROTOCOL": f"HTTP/{scope['http_version']}",
+        "SERVER_NAME": host,
+        "SERVER_PORT": "" if port is None else str(port),
+        "REMOTE_ADDR": request.remote_addr[0],
+        "REMOTE_PORT": str(request.remote_addr[1]),
+        "wsgi.url_scheme": request.scheme,
+    }
+    for name, value in request.headers:
+        name = _variable(name)
+        environ[name] = f"{environ[name]},{value}" if name in environ else value
+    return environ
+
+
+def _variable(name):
+    """Returns the name that a header has in an environ."""
+    name = name.upper().replace("-", "_")
+    return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
+
+
+def wrap_wsgi(app, worker, hooks):
+    """Returns the WSGI app with the hooks. post_request runs when the server closes the response."""
+    hooks = _Hooks(worker, hooks)
+
+    def hooked(environ, start_response):
+        request, response = _request_of_environ(environ), Response()
+
+        def started(status, headers, exc_info=None):
+            response.status, response.headers = status, list(headers)
+            response.status_code = int(status[:3])
+            write = start_response(status, headers, *([exc_info] if exc_info else []))
+            return lambda data: _written(response, data, write)
+
+        try:
+            hooks.before(request)
+            _change_environ(environ, request)
+            return _Body(app(environ, started), hooks, request, environ, response)
+        except BaseException:
+            hooks.after(request, environ, response)
+            raise
+
+    return hooked
+
+
+def _written(response, data, write):
+    write(data)
+    response.headers_sent = True
+    response.sent += len(data)
+
+
+class _Body:
+    """The body of a response, which knows its end."""
+
+    def __init__(self, items, hooks, *of_the_hook):
+        self._items, self._hooks, self._of_the_hook = items, hooks, of_the_hook
+        self._response = of_the_hook[-1]
+        if hasattr(items, "__len__"):
+            # The server may take the length of a body of one item from that item.
+            self.__class__ = _SizedBody
+
+    def __iter__(self):
+        for item in self._items:
+            self._response.headers_sent = True
+            self._response.sent += len(item)
+            yield item
+
+    def close(self):
+        try:
+            if hasattr(self._items, "close"):
+                self._items.close()
+        finally:
+            self._hooks.after(*self._of_the_hook)
+
+
+class _SizedBody(_Body):
+    def __len__(self):
+        return len(self._items)
+
+
+def _request_of_environ(environ):
+    headers = []
+    for name, value in environ.items():
+        if name.startswith("HTTP_"):
+            headers.append((name[5:].replace("_", "-"), value))
+        elif name in ("CONTENT_TYPE", "CONTENT_LENGTH") and value:
+            headers.append((name.replace("_", "-"), value))
+    query = environ.get("QUERY_STRING", "")
+    uri = environ.get("RAW_URI") or environ["PATH_INFO"] + (f"?{query}" if query else "")
+    path = uri.partition("?")[0]
+    version = tuple(int(part) for part in f"{environ['SERVER_PROTOCOL'].removeprefix('HTTP/')}.0".split(".")[:2])
+    client = environ.get("REMOTE_ADDR", ""), int(environ.get("REMOTE_PORT") or 0)
+    scheme = environ["wsgi.url_scheme"]
+    return Request(environ["REQUEST_METHOD"], uri, path, query, version, scheme, client, headers)
+
+
+def _change_environ(environ, request):
+    scheme, headers = request.changed()
+    if scheme is not None:
+        environ["wsgi.url_scheme"] = scheme
+    if headers is not None:
+        for name, _ in request._before[1]:
+            environ.pop(_variable(name), None)
+        environ.update((_variable(name), value) for name, value in headers)
