@@ -15,6 +15,7 @@ mod field_docs;
 mod file;
 mod flags;
 mod folders;
+mod foreign;
 mod keys;
 mod model;
 mod origin;
@@ -37,6 +38,7 @@ mod written;
 pub use self::{
     access_format::AccessFormat,
     duration::ParseDurationError,
+    foreign::{ForeignContext, ForeignSettings, Strength},
     model::{
         AllowIp, Bind, Control, ControlSocket, Group, Http, Level, Log, LogFormat, LogTarget, Owner, Process,
         ProxyProtocol, Server, Settings, TargetLevel, User, Workers,
@@ -50,10 +52,11 @@ pub(crate) use self::{
     cpus::WORKERS_MAX,
     file::DEFAULT_FILE,
     flags::{Flags, Given},
+    foreign::say_notes,
     origin::Origin,
     passed::{LISTEN_FDS, LISTEN_PID},
     problem::{Problem, Problems},
-    resolve::{Declared, Partial, Purpose, environment, resolve, resolve_from, resolve_partly},
+    resolve::{Declared, Partial, Purpose, environment, resolve, resolve_partly},
     resolved::{Fixed, Resolved, say_warnings},
     sources::Sources,
     start::{StartFolder, is_same},

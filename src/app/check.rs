@@ -73,12 +73,15 @@ impl App {
         let resolved = match resolved {
             Ok(resolved) => resolved,
             Err(Problems(problems)) if json => {
-                println!("{}", json!({ "ok": false, "problems": problems, "warnings": [], "running": null }));
+                println!(
+                    "{}",
+                    json!({ "ok": false, "problems": problems, "warnings": [], "notes": [], "running": null })
+                );
                 return ProgramExit::Usage.into();
             }
             Err(problems) => return refuse(&problems.to_string()),
         };
-        let warnings = resolved.warnings.clone();
+        let (warnings, notes) = (resolved.warnings.clone(), resolved.notes.clone());
         let change = place.and_then(ctl::would_change);
         let hook = self.check.take();
         let info = Rc::new(std::mem::take(&mut self.info));
@@ -95,7 +98,9 @@ impl App {
         let exit = rehearsal.as_ref().and_then(Rehearsal::exit).or(refused);
         if json {
             let start = rehearsal.as_ref().map(Rehearsal::to_json);
-            let mut told = json!({ "ok": exit.is_none(), "problems": [], "warnings": warnings, "running": change, "start": start });
+            let mut told = json!({
+                "ok": exit.is_none(), "problems": [], "warnings": warnings, "notes": notes, "running": change, "start": start
+            });
             match &app {
                 Some(Ok(lines)) => told["app"] = json!({ "ok": true, "lines": lines }),
                 Some(Err(reason)) => told["app"] = json!({ "ok": false, "reason": reason }),
@@ -105,6 +110,9 @@ impl App {
         } else {
             for warning in &warnings {
                 terminal::warning(warning);
+            }
+            for note in &notes {
+                terminal::note(&note.to_string());
             }
             println!("settings are valid");
             for line in change.into_iter().chain(rehearsal.iter().flat_map(Rehearsal::lines)) {

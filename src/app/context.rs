@@ -215,6 +215,13 @@ impl WorkerContext {
         &self.arguments
     }
 
+    /// Returns the text that the runtime has recorded with the settings of this worker's generation: see
+    /// [`ForeignSettings::file`](crate::settings::ForeignSettings::file). `None` if it has recorded none.
+    #[must_use]
+    pub fn foreign(&self) -> Option<&str> {
+        self.resolved.foreign()
+    }
+
     /// Resolves the path of a file that the app reads, such as a path that the app's own table names. A relative path
     /// is resolved against the folder of the settings file. If there is no such file, it is resolved against the folder
     /// in which the program was started.

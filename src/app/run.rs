@@ -113,9 +113,13 @@ impl App {
         let start = StartFolder::here();
         let environment = settings::environment();
         let declared = self.declared.clone();
-        let resolve = |purpose| settings::resolve(&flags, &environment, &start, &declared, purpose);
+        let sources = || self.info.with_foreign(Sources::default(), &start);
+        let resolve = |purpose| settings::resolve(sources(), &flags, &environment, &start, &declared, purpose);
         let find = |socket: Option<PathBuf>| {
-            ctl::ControlEndpoint::find(socket.as_deref(), &flags, &environment, &start, &declared)
+            // The settings need not be read to find a socket that is named.
+            let sources = if socket.is_some() { Sources::default() } else { sources() };
+            let foreign = sources.foreign();
+            ctl::ControlEndpoint::find(socket.as_deref(), &flags, &environment, &start, &declared, foreign)
         };
         let control = |socket, act: &dyn Fn(&ctl::ControlEndpoint) -> Result<(), ctl::Failed>| match find(socket) {
             Ok(place) => end(act(&place)),
@@ -214,6 +218,7 @@ impl App {
         }
         log::take_panics(MASTER_PANICS);
         settings::say_warnings(&resolved.warnings);
+        settings::say_notes(&resolved.notes, &[]);
         let prepared = call_prepare(&*self.prepare, &self.info.setup(&resolved, None));
         if let Err(reason) = prepared.and_then(|()| one_thread()) {
             tracing::error!(
@@ -255,6 +260,7 @@ impl App {
         // When a failed upgrade returns to the old program, that program does not log its warnings again.
         if !handover.is_return() {
             settings::say_warnings(&resolved.warnings);
+            settings::say_notes(&resolved.notes, &[]);
         }
         self.master(resolved, flags, Origins::Handover { handover: Box::new(handover), kept })
     }
@@ -266,9 +272,9 @@ impl App {
         start: &StartFolder,
     ) -> Result<(Resolved, Vec<&'static str>), String> {
         let environment = handover.environment();
-        let mut resolved =
-            settings::resolve_from(handover.sources(), flags, &environment, start, &self.declared, Purpose::Serve)
-                .map_err(|problems| problems.to_string().replace('\n', "; "))?;
+        let sources = self.info.with_foreign(handover.sources(), start);
+        let mut resolved = settings::resolve(sources, flags, &environment, start, &self.declared, Purpose::Serve)
+            .map_err(|problems| problems.to_string().replace('\n', "; "))?;
         let kept = handover.fix(&mut resolved);
         if handover.is_return() {
             // The old program called the hook `prepare` when it started. So the hook is not called again when a failed
@@ -276,7 +282,8 @@ impl App {
             resolved = handover.pinned(resolved);
         } else {
             let (sources, before) = handover.running();
-            let running = settings::resolve_from(sources, flags, &environment, &before, &self.declared, Purpose::Serve);
+            let sources = self.info.with_foreign(sources, &before);
+            let running = settings::resolve(sources, flags, &environment, &before, &self.declared, Purpose::Serve);
             // This program may not be able to read the old settings. Then the hook gets `None` as the running settings.
             let running = running.ok().map(|running| handover.pinned(running));
             let setup = self.info.setup(&resolved, running.as_ref());
@@ -289,13 +296,14 @@ impl App {
     fn master(self, resolved: Resolved, flags: Flags, origins: Origins) -> u8 {
         let Self { work, prepare, declared, info, migrate: _, check: _, default_settings: _ } = self;
         let info = Rc::new(info);
-        let app = Rc::clone(&info);
+        let (app, reads) = (Rc::clone(&info), Rc::clone(&info));
         let load = SettingsLoader {
             app: info,
             read: Box::new(move |running| {
                 let sources = Sources::after(running.file.is_some(), running.sources.texts());
                 let start = StartFolder::at(running.start.path());
-                settings::resolve_from(sources, &flags, &settings::environment(), &start, &declared, Purpose::Serve)
+                let sources = reads.with_foreign(sources, &start);
+                settings::resolve(sources, &flags, &settings::environment(), &start, &declared, Purpose::Serve)
                     .map_err(|problems| problems.to_string().replace('\n', "; "))
             }),
             prepare: Box::new(move |resolved, running| {

@@ -13,7 +13,13 @@ use std::{
 };
 
 use super::SetupContext;
-use crate::{cli::ProgramSpec, log::terminal, settings::Resolved, worker::Driver};
+use crate::{
+    cli::ProgramSpec,
+    hook,
+    log::terminal,
+    settings::{ForeignContext, ForeignSettings, Resolved, Sources, StartFolder},
+    worker::Driver,
+};
 
 /// A runtime of another language inside the worker, such as an interpreter. It supplies the hooks around each fork, the
 /// loop that drives the worker, and its own defaults of settings.
@@ -66,6 +72,17 @@ pub trait Runtime: 'static {
     /// override them.
     fn defaults(&self) -> Vec<(&'static str, String)> {
         Vec::new()
+    }
+
+    /// Reads the sources that only this runtime knows, such as the configuration file and the flags of another server,
+    /// and returns their settings. The default has none. oxicorn checks these settings and shows them with their
+    /// origins, as its own. [`Strength`](crate::settings::Strength) says what they override.
+    ///
+    /// Every command that reads settings calls this method, and it may take its time there. In the master of a running
+    /// service it must return at once.
+    fn settings(&self, context: &ForeignContext<'_>) -> ForeignSettings {
+        let _ = context;
+        ForeignSettings::new()
     }
 
     /// Runs in the master before each fork of a worker, with signals blocked. If this method panics, the fork counts as
@@ -144,6 +161,7 @@ pub trait Runtime: 'static {
 pub struct UpgradeCommand {
     pub(crate) program: PathBuf,
     pub(crate) arguments: Vec<OsString>,
+    pub(crate) is_whole: bool,
 }
 
 impl UpgradeCommand {
@@ -151,13 +169,21 @@ impl UpgradeCommand {
     /// folder in which the service was started, and `$PATH` is not searched.
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
-        Self { program: program.into(), arguments: Vec::new() }
+        Self { program: program.into(), arguments: Vec::new(), is_whole: false }
     }
 
     /// Adds an argument. All arguments of this command come before those of the service's own command line.
     #[must_use]
     pub fn arg(mut self, argument: impl Into<OsString>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// Declares that this command is whole: it does not get the arguments of the service's own command line. A program
+    /// that gives [`App::run_from`](crate::App::run_from) other arguments than those it was started with needs this.
+    #[must_use]
+    pub fn whole(mut self) -> Self {
+        self.is_whole = true;
         self
     }
 }
@@ -240,6 +266,19 @@ impl Default for AppInfo {
 }
 
 impl AppInfo {
+    /// Adds what the runtime has read from its own sources to `sources`. `start` is the folder in which the service was
+    /// started.
+    pub(crate) fn with_foreign(&self, sources: Sources, start: &StartFolder) -> Sources {
+        let context = ForeignContext { folder: start.path(), recorded: sources.recorded_texts() };
+        let read = hook::call("Runtime::settings", || self.runtime.settings(&context));
+        let foreign = read.unwrap_or_else(|panicked| {
+            let mut refused = ForeignSettings::new();
+            refused.refuse(self.runtime.name(), panicked.to_string());
+            refused
+        });
+        sources.with_foreign(foreign)
+    }
+
     pub(super) fn setup<'a>(&'a self, resolved: &'a Resolved, running: Option<&'a Resolved>) -> SetupContext<'a> {
         SetupContext { resolved, running, arguments: &self.arguments }
     }

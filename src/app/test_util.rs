@@ -10,7 +10,7 @@ use tokio::sync::watch;
 use super::WorkerContext;
 use crate::{
     scoreboard::Scoreboard,
-    settings::{self, Declared, Flags, Purpose, Resolved, Settings, StartFolder},
+    settings::{self, Declared, Flags, Purpose, Resolved, Settings, Sources, StartFolder},
     worker::BackgroundCount,
 };
 
@@ -55,8 +55,15 @@ impl WorkerContext {
     /// no table and no argument, and its folder is `/`. This method needs the feature `test-util`.
     pub fn builder() -> WorkerContextBuilder {
         let (environment, root) = (BTreeMap::new(), StartFolder::at(Path::new("/")));
-        let resolved = settings::resolve(&Flags::default(), &environment, &root, &Declared::default(), Purpose::Ask)
-            .expect("the defaults are valid settings");
+        let resolved = settings::resolve(
+            Sources::default(),
+            &Flags::default(),
+            &environment,
+            &root,
+            &Declared::default(),
+            Purpose::Ask,
+        )
+        .expect("the defaults are valid settings");
         WorkerContextBuilder { slot: 0, generation: 1, resolved, arguments: Vec::new() }
     }
 }

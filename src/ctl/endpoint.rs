@@ -15,7 +15,9 @@ use super::conversation::{Failed, Reached, converse};
 use crate::{
     log::terminal::plain,
     protocol::{self, ControlCommand, ControlResponse, Folder, Meant, Service},
-    settings::{self, ControlSocket, Declared, Flags, Origin, Partial, Problem, Problems, StartFolder},
+    settings::{
+        self, ControlSocket, Declared, Flags, ForeignSettings, Origin, Partial, Problem, Problems, StartFolder,
+    },
     sys::host,
 };
 
@@ -62,6 +64,7 @@ impl ControlEndpoint {
         env: &BTreeMap<String, String>,
         start: &StartFolder,
         declared: &Declared,
+        foreign: &ForeignSettings,
     ) -> Result<Self, Problems> {
         let socket = socket
             .map(|socket| start.join(socket))
@@ -69,7 +72,7 @@ impl ControlEndpoint {
             .map_err(|message| Problems(vec![Problem::at(Origin::Flag("--socket"), "control.socket", message)]))?;
         let name_flag = flags.given.iter().rfind(|given| given.key == "process.name").map(|given| given.text.clone());
         let is_told = socket.is_some() || name_flag.is_some();
-        let (partial, unreadable) = settings::resolve_partly(flags, env, start, declared);
+        let (partial, unreadable) = settings::resolve_partly(flags, env, start, declared, foreign);
         match unreadable {
             // Ignore the unreadable file: it was only found in the start folder, and the flags of the command name the
             // service without it.
@@ -268,7 +271,8 @@ mod tests {
         env: &BTreeMap<String, String>,
         folder: &Path,
     ) -> Result<ControlEndpoint, Problems> {
-        ControlEndpoint::find(socket.map(Path::new), flags, env, &StartFolder::at(folder), &Declared::default())
+        let (start, declared, foreign) = (StartFolder::at(folder), Declared::default(), ForeignSettings::new());
+        ControlEndpoint::find(socket.map(Path::new), flags, env, &start, &declared, &foreign)
     }
 
     /// A command must ask the service of its settings file and no other, wherever in the file a mistake is.

@@ -138,6 +138,7 @@ fn try_load(shell: &mut Shell) -> Result<Event, String> {
         return Err(error_chain(&error));
     }
     settings::say_warnings(&new.warnings);
+    settings::say_notes(&new.notes, &shell.resolved.notes);
     tracing::info!(event = "reload_started", changes, "read the settings; new workers will replace the old ones");
     log_recreated(&made_again);
     renew_pidfile(shell);

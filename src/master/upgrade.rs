@@ -79,9 +79,9 @@ impl Target {
         let app = &shell.loader.app;
         let command = hook::call("Runtime::upgrade_command", || app.runtime.upgrade_command(asked.as_deref()))?;
         Ok(match command {
-            Some(UpgradeCommand { program, arguments }) => {
+            Some(UpgradeCommand { program, arguments, is_whole }) => {
                 let path = cwd.join(program);
-                let own = app.command_line.iter().skip(1).cloned();
+                let own = app.command_line.iter().skip(1).filter(|_| !is_whole).cloned();
                 let arguments = std::iter::once(path.clone().into()).chain(arguments).chain(own).collect();
                 Self { path, arguments }
             }

@@ -17,6 +17,7 @@ use toml::{
 use super::{
     flags::Flags,
     folders::Base,
+    foreign::{ForeignSettings, Strength},
     keys,
     origin::{GivenValue, Origin},
     problem::{Problem, Problems, closest},
@@ -230,6 +231,7 @@ pub(super) fn env_file(
     flags: &Flags,
     env: &BTreeMap<String, String>,
     file: &[(String, GivenValue)],
+    foreign: &ForeignSettings,
     folder: &Base,
     start: &StartFolder,
 ) -> Option<PathBuf> {
@@ -238,7 +240,16 @@ pub(super) fn env_file(
     let flag = flags.given.iter().rev().find(|given| given.key == KEY).map(|given| (start, given.text.as_str()));
     let named = || env.get(&keys::variable(KEY)).map(|text| (start, text.as_str()));
     let written = || file.iter().rfind(|(path, _)| path == KEY).and_then(|(_, e)| Some((folder, e.value.as_str()?)));
-    let (base, path) = flag.or_else(named).or_else(written)?;
+    let by_runtime = |strength| {
+        let mut given = foreign.given(strength).rev();
+        given.find(|(key, _)| *key == KEY).and_then(|(_, entry)| Some((start, entry.value.as_str()?)))
+    };
+    let (base, path) = flag
+        .or_else(|| by_runtime(Strength::Flag))
+        .or_else(named)
+        .or_else(|| by_runtime(Strength::Environment))
+        .or_else(|| by_runtime(Strength::File))
+        .or_else(written)?;
     if path.is_empty() { None } else { base.join(path).ok() }
 }
 

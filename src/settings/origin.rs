@@ -25,6 +25,8 @@ pub(crate) enum Origin {
     EnvFile { path: PathBuf, line: usize, name: String },
     /// A flag of the command line, such as `--workers`.
     Flag(&'static str),
+    /// A place in a source that the runtime has read, in the runtime's words.
+    Foreign(String),
 }
 
 impl fmt::Display for Origin {
@@ -37,6 +39,7 @@ impl fmt::Display for Origin {
             Self::Env(name) => write!(f, "env {name}"),
             Self::EnvFile { path, line, name } => write!(f, "{}:{line}: {name}", path.display()),
             Self::Flag(flag) => f.write_str(flag),
+            Self::Foreign(place) => f.write_str(place),
         }
     }
 }

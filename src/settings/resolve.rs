@@ -1,7 +1,8 @@
 //! Reads all sources, and chooses the value of each key by the precedence of the sources.
 //!
-//! Owns: the precedence: default < file < well-known environment variable < `OXICORN_*` < command line < sockets that
-//! were passed to this process. Refuses: to know the syntax of files (`file` does), to read one value (`value` does),
+//! Owns: the precedence: default < file < well-known environment variable < file of the runtime's own < variables that
+//! the runtime knows < `OXICORN_*` < flags that the runtime knows < command line < sockets that were passed to this
+//! process. Refuses: to know the syntax of files (`file` does), to read one value (`value` does),
 //! and to check two keys together (`check` does).
 
 use std::{
@@ -16,6 +17,7 @@ use super::{
     check, cpus, file,
     flags::Flags,
     folders::{Base, Bases, STATE_DIRECTORY, given_folder},
+    foreign::{ForeignSettings, Strength},
     keys,
     model::{ControlSocket, Settings},
     origin::{GivenValue, Origin},
@@ -64,27 +66,12 @@ pub(super) struct DefaultSetting {
 }
 
 /// Reads all sources and determines the value of each key. A reload calls this function again, because the function
-/// keeps nothing between calls.
+/// keeps nothing between calls. If `sources` holds recorded texts, they are used instead of the files. Recorded texts
+/// are not checked against the file system or the date, because they were valid when they were recorded.
 ///
 /// # Errors
 /// All problems of all sources and all tables.
 pub(crate) fn resolve(
-    flags: &Flags,
-    env: &BTreeMap<String, String>,
-    start: &StartFolder,
-    declared: &Declared,
-    purpose: Purpose,
-) -> Result<Resolved, Problems> {
-    resolve_from(Sources::default(), flags, env, start, declared, purpose)
-}
-
-/// Does the same as [`resolve`], for a service that has already read settings. If `sources` holds recorded texts, they
-/// are used instead of the files. Recorded texts are not checked against the file system or the date, because they were
-/// valid when they were recorded.
-///
-/// # Errors
-/// The same as those of [`resolve`].
-pub(crate) fn resolve_from(
     mut sources: Sources,
     flags: &Flags,
     env: &BTreeMap<String, String>,
@@ -97,14 +84,16 @@ pub(crate) fn resolve_from(
     if !flags.program.is_empty() {
         problems.push(Problem::at(Origin::Flag("--"), "", keys::PROGRAM_REFUSED));
     }
-    let read = file::find(flags, env, start, &sources)
-        .and_then(|found| found.map(|found| found.read(start, &mut sources)).transpose());
+    let foreign = sources.take_foreign();
+    problems.extend(foreign.problems.iter().cloned());
+    let found = if foreign.file.is_some() { Ok(None) } else { file::find(flags, env, start, &sources) };
+    let read = found.and_then(|found| found.map(|found| found.read(start, &mut sources)).transpose());
     let file = read.map_err(|mut more| problems.append(&mut more)).ok().flatten();
     let names: Vec<_> = tables.iter().map(|spec| spec.name).collect();
     let written = file.as_ref().map(|file| file.entries(&names, &mut problems)).unwrap_or_default();
     let file_path = file.as_ref().map(|file| file.path.as_path());
     let Gathered { given, env_file, bases } =
-        gather(written, file_path, flags, env, start, declared, &mut sources, &mut problems);
+        gather(written, file_path, flags, env, start, declared, &foreign, &mut sources, &mut problems);
     let mut warnings = env_file.warnings();
     let mut given = given;
     given.extend(passed::sockets(env, std::process::id(), &mut problems, &mut warnings));
@@ -162,9 +151,12 @@ pub(crate) fn resolve_from(
     if !problems.is_empty() {
         return Err(Problems(problems));
     }
-    let file = file.map(|file| file.path);
+    let ForeignSettings { notes, file: foreign_file, .. } = foreign;
+    let foreign_file = foreign_file.map(|(path, _)| path);
+    let file = file.map(|file| file.path).or_else(|| foreign_file.clone());
     let start = start.clone();
-    let mut resolved = Resolved { settings, tables: parsed, file, start, warnings, entries, sources };
+    let mut resolved =
+        Resolved { settings, tables: parsed, file, start, warnings, notes, foreign_file, entries, sources };
     resolved.warnings.extend(check::warnings(&resolved));
     Ok(resolved)
 }
@@ -191,9 +183,12 @@ pub(crate) fn resolve_partly(
     env: &BTreeMap<String, String>,
     start: &StartFolder,
     declared: &Declared,
+    foreign: &ForeignSettings,
 ) -> (Partial, Option<Problems>) {
     const WANTED: [&str; 3] = ["control.socket", "process.name", "process.env_file"];
-    let read = file::find(flags, env, start, &Sources::default())
+    let foreign_file = foreign.file.as_ref().map(|(path, _)| path.as_path());
+    let found = if foreign_file.is_some() { Ok(None) } else { file::find(flags, env, start, &Sources::default()) };
+    let read = found
         .map_err(Problems)
         .and_then(|found| found.map(|found| Ok((file::salvaged(&found.text(start)?, &WANTED), found))).transpose());
     let (read, problems) = match read {
@@ -204,7 +199,7 @@ pub(crate) fn resolve_partly(
     let path = found.as_ref().map(|found| found.path.as_path());
     let mut sources = Sources::default();
     let Gathered { given, bases, .. } =
-        gather(written.unwrap_or_default(), path, flags, env, start, declared, &mut sources, &mut Vec::new());
+        gather(written.unwrap_or_default(), path, flags, env, start, declared, foreign, &mut sources, &mut Vec::new());
     let mut settings = Settings::defaults(1, PathBuf::new());
     for (path, entry) in given.iter().filter(|(path, _)| WANTED.contains(&path.as_str())) {
         let _ = bases.set(&mut settings, path, entry, 1);
@@ -212,7 +207,7 @@ pub(crate) fn resolve_partly(
     let partial = Partial {
         socket: settings.control.socket,
         name: settings.process.name,
-        file: path.map(|path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())),
+        file: path.or(foreign_file).map(|path| std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned())),
         file_is_named: found.is_some_and(|found| found.is_named()),
     };
     (partial, problems)
@@ -238,7 +233,9 @@ impl BasesBySource {
         let (text, bases) = match entry.origin {
             Origin::File { .. } => (false, &self.of_file),
             Origin::Program(_) => (true, &self.of_file),
-            Origin::Default | Origin::Env(_) | Origin::EnvFile { .. } | Origin::Flag(_) => (true, &self.of_text),
+            Origin::Default | Origin::Env(_) | Origin::EnvFile { .. } | Origin::Flag(_) | Origin::Foreign(_) => {
+                (true, &self.of_text)
+            }
         };
         keys::find(path).map(|key| (key.set)(settings, &value::Input { value: &entry.value, text, bases, cpus }))
     }
@@ -253,17 +250,23 @@ fn gather(
     env: &BTreeMap<String, String>,
     start: &StartFolder,
     declared: &Declared,
+    foreign: &ForeignSettings,
     sources: &mut Sources,
     problems: &mut Vec<Problem>,
 ) -> Gathered {
     let base = file.and_then(Path::parent).map_or_else(|| start.base(), Base::of_file);
     let mut given = declared.defaults(problems);
     given.extend(written);
-    let env_file =
-        file::env_file(flags, env, &given, &base, start).map(|path| file::EnvFile::read(&path, start, sources));
+    let env_file = file::env_file(flags, env, &given, foreign, &base, start)
+        .map(|path| file::EnvFile::read(&path, start, sources));
     let env_file =
         env_file.and_then(|read| read.map_err(|mut more| problems.append(&mut more)).ok()).unwrap_or_default();
-    given.extend(environment_entries(&env_file.beneath(env), &declared.tables, problems));
+    let variables = env_file.beneath(env);
+    given.extend(well_known_entries(&variables, &declared.tables));
+    given.extend(declared.foreign_entries(foreign, Strength::File, problems));
+    given.extend(declared.foreign_entries(foreign, Strength::Environment, problems));
+    given.extend(own_entries(&variables, &declared.tables, problems));
+    given.extend(declared.foreign_entries(foreign, Strength::Flag, problems));
     given.extend(flags.given.iter().map(|flag| {
         (flag.key.to_owned(), GivenValue { value: Value::String(flag.text.clone()), origin: Origin::Flag(flag.flag) })
     }));
@@ -285,10 +288,7 @@ impl Declared {
         let mut entries = Vec::new();
         for DefaultSetting { label, key, text } in &self.defaults {
             let origin = Origin::Program(label.clone());
-            let section = key.split('.').next();
-            if keys::find(key).is_some()
-                || self.tables.iter().any(|spec| key != spec.name && section == Some(spec.name))
-            {
+            if self.has_key(key) {
                 entries.push((key.clone(), GivenValue { value: Value::String(text.clone()), origin }));
             } else {
                 problems.push(Problem { hint: keys::nearest(key), ..Problem::at(origin, key, "unknown key") });
@@ -296,15 +296,31 @@ impl Declared {
         }
         entries
     }
+
+    /// Returns the runtime's settings of this strength as values of keys. A key that does not exist becomes a problem.
+    fn foreign_entries(
+        &self,
+        foreign: &ForeignSettings,
+        strength: Strength,
+        problems: &mut Vec<Problem>,
+    ) -> Vec<(String, GivenValue)> {
+        let (known, unknown): (Vec<_>, Vec<_>) = foreign.given(strength).partition(|(key, _)| self.has_key(key));
+        problems.extend(unknown.into_iter().map(|(key, entry)| Problem {
+            hint: keys::nearest(key),
+            ..Problem::at(entry.origin.clone(), key, "unknown key")
+        }));
+        known.into_iter().map(|(key, entry)| (key.to_owned(), entry.clone())).collect()
+    }
+
+    /// Returns true if the supervisor has this key, or if it is in a table of the app.
+    fn has_key(&self, key: &str) -> bool {
+        let section = key.split('.').next();
+        keys::find(key).is_some() || self.tables.iter().any(|spec| key != spec.name && section == Some(spec.name))
+    }
 }
 
-/// Returns the values that the environment sets: first those of well-known variables, then those of
-/// `OXICORN_<SECTION>__<KEY>`. A later value overrides an earlier one.
-fn environment_entries(
-    env: &BTreeMap<String, (String, Origin)>,
-    tables: &[TableSpec],
-    problems: &mut Vec<Problem>,
-) -> Vec<(String, GivenValue)> {
+/// Returns the values that well-known variables set. A later value overrides an earlier one.
+fn well_known_entries(env: &BTreeMap<String, (String, Origin)>, tables: &[TableSpec]) -> Vec<(String, GivenValue)> {
     let mut entries = Vec::new();
     let mut give = |path: String, text: String, origin: &Origin| {
         entries.push((path, GivenValue { value: Value::String(text), origin: origin.clone() }));
@@ -332,6 +348,16 @@ fn environment_entries(
             }
         }
     }
+    entries
+}
+
+/// Returns the values that the variables `OXICORN_<SECTION>__<KEY>` set.
+fn own_entries(
+    env: &BTreeMap<String, (String, Origin)>,
+    tables: &[TableSpec],
+    problems: &mut Vec<Problem>,
+) -> Vec<(String, GivenValue)> {
+    let mut entries = Vec::new();
     for (name, (text, origin)) in env {
         let Some((section, key)) = name.strip_prefix("OXICORN_").and_then(|name| name.split_once("__")) else {
             continue;
@@ -342,7 +368,7 @@ fn environment_entries(
             None => format!("{section}.{key}"),
         };
         if keys::find(&path).is_some() || tables.iter().any(|spec| path.split('.').next() == Some(spec.name)) {
-            give(path, text.clone(), origin);
+            entries.push((path, GivenValue { value: Value::String(text.clone()), origin: origin.clone() }));
         } else if section == keys::PROGRAM {
             problems.push(Problem::at(origin.clone(), "", keys::PROGRAM_REFUSED));
         } else {

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use toml::Value;
 
 use super::{
+    foreign::ForeignNote,
     model::{ControlSocket, Group, Settings, User},
     origin::{GivenValue, Origin},
     problem::Problem,
@@ -28,6 +29,10 @@ pub(crate) struct Resolved {
     pub(crate) start: StartFolder,
     /// The warnings, as sentences for the log.
     pub(crate) warnings: Vec<String>,
+    /// What the runtime has to say about sources of its own.
+    pub(crate) notes: Vec<ForeignNote>,
+    /// The file of the runtime's own that stands in the place of the settings file, as the runtime names it.
+    pub(crate) foreign_file: Option<PathBuf>,
     /// The value in effect of each key that was given, by `section.key`. A key that is not here has its default.
     pub(crate) entries: BTreeMap<String, GivenValue>,
     /// The texts of the files from which these settings were read.
@@ -59,6 +64,11 @@ impl Resolved {
             resolved.entries.insert("workers.count".to_owned(), entry);
         }
         resolved
+    }
+
+    /// Returns the text that the runtime has recorded with these settings.
+    pub(crate) fn foreign(&self) -> Option<&str> {
+        self.sources.texts().get(self.foreign_file.as_ref()?).map(String::as_str)
     }
 
     pub(crate) fn fixed(&self) -> Fixed {

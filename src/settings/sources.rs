@@ -13,6 +13,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::foreign::ForeignSettings;
 use crate::sys::fd;
 
 /// The text of every file that was read, by its path, and how missing files are treated.
@@ -23,6 +24,8 @@ pub(crate) struct Sources {
     recorded: bool,
     /// The files of the settings in effect, if a service runs already; `None` at a start.
     before: Option<FilesInEffect>,
+    /// The settings that the runtime has read from sources of its own.
+    foreign: ForeignSettings,
 }
 
 /// The files from which the settings in effect were read.
@@ -44,7 +47,7 @@ impl fmt::Debug for Sources {
 impl Sources {
     /// Returns sources that have only these recorded texts and read no file.
     pub(crate) fn recorded(texts: BTreeMap<PathBuf, String>) -> Self {
-        Self { texts, recorded: true, before: None }
+        Self { texts, recorded: true, ..Self::default() }
     }
 
     /// Returns sources for a reload or an upgrade of a service that runs with these texts. If one of the service's
@@ -54,8 +57,30 @@ impl Sources {
         Self { before: Some(FilesInEffect { file, filled }), ..Self::default() }
     }
 
+    /// Adds the settings that the runtime has read from sources of its own.
+    pub(crate) fn with_foreign(mut self, foreign: ForeignSettings) -> Self {
+        self.foreign = foreign;
+        self
+    }
+
+    pub(crate) fn foreign(&self) -> &ForeignSettings {
+        &self.foreign
+    }
+
+    /// Takes the settings of the runtime out, and records the text of the runtime's file.
+    pub(super) fn take_foreign(&mut self) -> ForeignSettings {
+        let foreign = std::mem::take(&mut self.foreign);
+        self.texts.extend(foreign.file.clone());
+        foreign
+    }
+
     pub(crate) fn texts(&self) -> &BTreeMap<PathBuf, String> {
         &self.texts
+    }
+
+    /// Returns the recorded texts, if no file is read.
+    pub(crate) fn recorded_texts(&self) -> Option<&BTreeMap<PathBuf, String>> {
+        self.recorded.then_some(&self.texts)
     }
 
     pub(super) fn is_recorded(&self) -> bool {

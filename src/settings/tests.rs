@@ -99,6 +99,7 @@ struct World {
     env: BTreeMap<String, String>,
     flags: Flags,
     declared: Declared,
+    foreign: ForeignSettings,
 }
 
 fn world(settings: &str) -> World {
@@ -113,6 +114,7 @@ fn bare() -> World {
         env: BTreeMap::new(),
         flags: Flags::default(),
         declared: declared(specs()),
+        foreign: ForeignSettings::new(),
     }
 }
 
@@ -136,7 +138,12 @@ impl World {
     }
 
     fn resolve(&self) -> Result<Resolved, Problems> {
-        resolve(&self.flags, &self.env, &StartFolder::at(self.folder.path()), &self.declared, Purpose::Serve)
+        self.resolve_from(Sources::default())
+    }
+
+    fn resolve_from(&self, sources: Sources) -> Result<Resolved, Problems> {
+        let (sources, start) = (sources.with_foreign(self.foreign.clone()), StartFolder::at(self.folder.path()));
+        resolve(sources, &self.flags, &self.env, &start, &self.declared, Purpose::Serve)
     }
 
     #[track_caller]
@@ -503,8 +510,15 @@ fn a_required_key_of_an_absent_table_is_reported() {
     }
     let declared = declared(vec![TableSpec::new::<Strict>("strict")]);
     let world = bare();
-    let problems = resolve(&world.flags, &world.env, &StartFolder::at(world.folder.path()), &declared, Purpose::Serve)
-        .unwrap_err();
+    let problems = resolve(
+        Sources::default(),
+        &world.flags,
+        &world.env,
+        &StartFolder::at(world.folder.path()),
+        &declared,
+        Purpose::Serve,
+    )
+    .unwrap_err();
     assert_eq!(problems.to_string(), "strict: missing field `key`");
 }
 
@@ -821,8 +835,15 @@ fn the_owner_of_a_socket_is_looked_up() {
 fn a_command_that_only_asks_does_not_read_the_key() {
     let world = world("[tls]\ncertfile = 'supervisor.toml'\nkeyfile = 'supervisor.toml'");
     assert!(world.bad().contains("tls.keyfile: there is no private key in"), "{}", world.bad());
-    let asked = resolve(&world.flags, &world.env, &StartFolder::at(world.folder.path()), &world.declared, Purpose::Ask)
-        .unwrap();
+    let asked = resolve(
+        Sources::default(),
+        &world.flags,
+        &world.env,
+        &StartFolder::at(world.folder.path()),
+        &world.declared,
+        Purpose::Ask,
+    )
+    .unwrap();
     assert_eq!((asked.settings.tls.material, asked.warnings), (None, vec![]));
 }
 
@@ -918,7 +939,8 @@ fn a_programs_defaults_stand_between_the_built_in_ones_and_the_file() {
         assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
     }
     let start = StartFolder::at(world.folder.path());
-    let (partial, problems) = resolve_partly(&world.flags, &world.env, &start, &world.declared);
+    let (partial, problems) =
+        resolve_partly(&world.flags, &world.env, &start, &world.declared, &ForeignSettings::new());
     assert_eq!((partial.name.as_str(), problems), ("shop", None));
 
     let mut bad = bare();
@@ -945,4 +967,96 @@ fn the_env_file_of_a_program_is_a_default() {
     assert_eq!(world.good().settings.process.env, [("A".to_owned(), "2".to_owned())]);
     world.write("supervisor.toml", "");
     assert_eq!(world.good().settings.process.env, [("A".to_owned(), "1".to_owned())]);
+}
+
+/// Adds settings of a runtime for one key to `world`, one of each strength. The value of each is its number.
+fn add_foreign(world: &mut World, strengths: &[Strength]) {
+    for strength in strengths {
+        let number = match strength {
+            Strength::File => "3",
+            Strength::Environment => "4",
+            Strength::Flag => "6",
+        };
+        world.foreign.set(*strength, "workers.count", number, format!("{strength:?}"));
+    }
+}
+
+#[test]
+fn settings_of_a_runtime_have_their_place_in_the_precedence() {
+    use Strength::{Environment, File, Flag};
+    let all = [Flag, File, Environment];
+    for (strengths, env, flag, count, origin) in [
+        (&[][..], &[][..], false, 1, "supervisor.toml:2"),
+        (&[], &[("WEB_CONCURRENCY", "2")], false, 2, "env WEB_CONCURRENCY"),
+        (&[File], &[("WEB_CONCURRENCY", "2")], false, 3, "File"),
+        (&[Environment, File], &[("WEB_CONCURRENCY", "2")], false, 4, "Environment"),
+        (&[Environment, File], &[("OXICORN_WORKERS__COUNT", "5")], false, 5, "env OXICORN_WORKERS__COUNT"),
+        (&all, &[("OXICORN_WORKERS__COUNT", "5")], false, 6, "Flag"),
+        (&all, &[("OXICORN_WORKERS__COUNT", "5")], true, 7, "--workers"),
+    ] {
+        let mut world = world("[workers]\ncount = 1\n");
+        add_foreign(&mut world, strengths);
+        for (name, value) in env {
+            world = world.env(name, value);
+        }
+        if flag {
+            world = world.flag("workers.count", "--workers", "7");
+        }
+        let resolved = world.good();
+        let line = format!("count = {count}  # from {origin}");
+        assert!(resolved.to_toml().lines().any(|shown| shown == line), "{line} is not in\n{}", resolved.to_toml());
+    }
+}
+
+#[test]
+fn settings_of_a_runtime_are_checked_as_all_others() {
+    let mut world = world("[workers]\ntimeout = 'soon'\n");
+    world.foreign.set(Strength::Flag, "workers.count", "many", "-w");
+    world.foreign.set(Strength::File, "workers.cuont", "3", "other.py:1");
+    world.foreign.set(Strength::File, "service.store", "oracle", "other.py:2");
+    world.foreign.refuse("-k gevnt", "there is no worker of this class");
+    let problems = world.bad();
+    let lines: Vec<&str> = problems.lines().collect();
+    assert_eq!(lines.len(), 5, "{problems}");
+    for told in [
+        "-k gevnt: there is no worker of this class",
+        "other.py:1: workers.cuont: unknown key; did you mean workers.count?",
+        "supervisor.toml:2: workers.timeout: \"soon\" is not",
+        "-w: workers.count: \"many\" is not",
+        "other.py:2: service.store: \"oracle\" is not one of auto, sqlite, mongodb",
+    ] {
+        assert!(lines.iter().any(|line| line.starts_with(told)), "{told}\n{problems}");
+    }
+}
+
+#[test]
+fn a_file_of_the_runtime_stands_in_the_place_of_the_settings_file() {
+    let mut world = world("[process]\nname = 'toml'\n");
+    let file = world.path("conf/other.py");
+    world.foreign.file(&file, "what the runtime needs");
+    world.foreign.set(Strength::File, "process.pidfile", "a.pid", "other.py:1");
+    world.foreign.set(Strength::File, "process.env_file", "a.env", "other.py:2");
+    world.foreign.set(Strength::File, "service.docs", "false", "other.py:3");
+    world.foreign.set(Strength::File, "process.name", "other", "other.py:4");
+    world.write("a.env", "OXICORN_WORKERS__COUNT=3");
+    let resolved = world.good();
+    let Settings { process, workers, .. } = &resolved.settings;
+    assert_eq!((process.name.as_str(), workers.count, app(&resolved).docs), ("other", 3, false));
+    assert_eq!(process.pidfile, Some(world.path("a.pid")), "paths begin in the start folder, not in that of the file");
+    assert_eq!(resolved.settings.folder, fs::canonicalize(world.folder.path()).unwrap());
+    assert_eq!((resolved.file.as_ref(), resolved.foreign()), (Some(&file), Some("what the runtime needs")));
+
+    let start = StartFolder::at(world.folder.path());
+    let (partial, _) = resolve_partly(&world.flags, &world.env, &start, &world.declared, &world.foreign);
+    assert_eq!((partial.name.as_str(), partial.file.as_ref()), ("other", Some(&file)));
+
+    let recorded = resolved.sources.texts().clone();
+    assert_eq!(recorded[&file], "what the runtime needs");
+    fs::remove_file(world.path("a.env")).unwrap();
+    let again = world.resolve_from(Sources::recorded(recorded)).unwrap();
+    assert_eq!(again.settings.workers.count, 3);
+
+    // The settings file is read again once the runtime has no file, and its absence then counts.
+    world.foreign = ForeignSettings::new();
+    assert_eq!(world.good().settings.process.name, "toml");
 }
