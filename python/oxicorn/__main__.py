@@ -1,26 +1,30 @@
 """The first process of the command `oxicorn`, which becomes the master.
 
-Owns: the command line and the environment of the master. Refuses: to run the command, because this interpreter has
-imported `site`: it is larger than a master needs to be, and a `sitecustomize` may have started threads in it.
+Owns: the command line and the environment of the master. Refuses: to know the words of other servers (`_compat`), and
+to run the command, because this interpreter has imported `site`: it is larger than a master needs to be, and a
+`sitecustomize` may have started threads in it.
 """
 
 import os
 import sys
+
+from . import _compat
 
 
 def main():
     """Executes the master in place of this process. Returns only if that fails."""
     if not sys.executable:
         sys.exit("oxicorn: error: sys.executable is empty, so the interpreter of the master is not known")
-    command = _command(sys.argv, sys.orig_argv)
+    command = _command(sys.argv, sys.orig_argv, _compat.read(sys.argv[1:], os.environ))
     os.execve(command[0], command, _environment())
 
 
-def _command(argv, orig_argv):
+def _command(argv, orig_argv, reading):
     """Returns the command line of the master.
 
     The master runs without `site` (-S): each worker imports it later. `_master.py` first gets the way in which this
-    program was started, so that an upgrade can start it anew, and then the arguments.
+    program was started, so that an upgrade can start it anew. Then come what is foreign in the operator's words, and the
+    words for oxicorn's own command line.
 
     Links in the folders of the interpreter and of the package are followed here. A virtual environment often stands
     behind a link that is turned to the next one before an upgrade, and the way back needs this one. The last part of
@@ -30,7 +34,7 @@ def _command(argv, orig_argv):
     executable = os.path.join(os.path.realpath(folder), name)
     master = os.path.join(os.path.realpath(os.path.dirname(__file__)), "_master.py")
     started = ("-m", sys.executable) if _is_module() else ("script", os.path.abspath(argv[0]))
-    return [executable, *_interpreter_options(orig_argv[1:]), "-S", master, *started, *argv[1:]]
+    return [executable, *_interpreter_options(orig_argv[1:]), "-S", master, *started, reading.compat, *reading.words]
 
 
 def _is_module():

@@ -1,5 +1,6 @@
-"""The master: `python -S _master.py HOW PATH ARGUMENTS`. HOW and PATH tell how the program was started: `script` and
-the path of the command, or `-m` and the path of the interpreter.
+"""The master: `python -S _master.py HOW PATH COMPAT ARGUMENTS`. HOW and PATH tell how the program was started: `script`
+and the path of the command, or `-m` and the path of the interpreter. COMPAT is what `__main__.py` has made of the words
+of other servers, as JSON; it is empty if there are none.
 
 Owns: the load of the extension module, which runs the command, and the code of this package that the workers run.
 Refuses: to import the app, `site`, `asyncio` or anything else that a master can do without. The workers are forked from
@@ -61,13 +62,13 @@ def main():
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     extension = _extension()
     sys.meta_path.insert(0, _Code())
-    how, path, *arguments = sys.argv[1:]
+    how, path, compat, *arguments = sys.argv[1:]
     # The name in the help.
     program = path if how == "script" else "python -m oxicorn"
     options = sys.orig_argv[1 : sys.orig_argv.index("-S")]
     # The way back from an upgrade needs these.
     files = [sys.executable, __file__, extension.__file__]
-    code = extension.main([program, *arguments], how == "script", path, options, files)
+    code = extension.main([program, *arguments], how == "script", path, options, files, compat)
     # A worker returns here too, with the app in it.
     worker = sys.modules.get("oxicorn._worker")
     if worker is not None:

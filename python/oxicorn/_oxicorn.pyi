@@ -14,7 +14,12 @@ class SharedStream:
 
 def want_access_records(wanted: bool) -> None: ...
 def main(
-    command_line: Sequence[str], is_script: bool, path: str, options: Sequence[str], files: Sequence[str]
+    command_line: Sequence[str],
+    is_script: bool,
+    path: str,
+    options: Sequence[str],
+    files: Sequence[str],
+    compat: str,
 ) -> int: ...
 def flags_with_site() -> Any: ...
 def lifespan_unsupported(slot: int, reason: str) -> None: ...

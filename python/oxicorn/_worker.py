@@ -77,7 +77,11 @@ def prepare(environment, raw_env, chdir, pythonpath):
     # multiprocessing's, would lack `site` too.
     sys.flags = _oxicorn.flags_with_site()
     main = sys.modules["__main__"]
-    _, how, path, *arguments = sys.argv
+    _, how, path, compat, *arguments = sys.argv
+    if compat:
+        import json
+
+        arguments = json.loads(compat)["argv"]
     sys.argv = [path if how == "script" else os.path.join(FOLDER, "__main__.py"), *arguments]
     import site
 
@@ -310,6 +314,9 @@ def _shown(path):
 def end(code):
     """Ends the process as an interpreter does that has run its program, but not by taking itself apart: a worker has
     nothing to lose, and a thread that is still in a library could crash it."""
+    compat = sys.modules.get("oxicorn._compat.worker")
+    if compat is not None:
+        compat.end()
     _end_threads()
     import atexit
 

@@ -30,6 +30,7 @@ use tokio::{
 
 use crate::{
     bridge::{self, AsgiService, EventLoop, LoopHandle},
+    compat::Compat,
     logging,
     settings::{self, Python as Settings},
 };
@@ -141,7 +142,7 @@ async fn shut_down(app: Arc<bridge::App>, lifespan: Py<PyAny>, event_loop: LoopH
 ///
 /// # Errors
 /// The event loop cannot continue.
-pub(crate) fn drive(py: Python<'_>, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
+pub(crate) fn drive(py: Python<'_>, driver: Driver, compat: &Compat) -> Result<(), Box<dyn Error + Send + Sync>> {
     let waiting = loop {
         // The factory is a task. It runs in the first steps, and hands its context over.
         if driver.drive(Some(Duration::ZERO))? == Driven::Done {
@@ -165,8 +166,9 @@ pub(crate) fn drive(py: Python<'_>, driver: Driver) -> Result<(), Box<dyn Error 
     };
     driver.hold_sigterm()?;
     let event_loop = EventLoop::new(py, driver, &settings)?;
-    let booted =
-        boot(py, &module, &event_loop, &name, (context, settings)).map_err(|error| failure(&module, error, &name));
+    let compat = compat.of_worker(context.foreign());
+    let booted = boot(py, &module, &event_loop, &name, (context, settings), compat)
+        .map_err(|error| failure(&module, error, &name));
     drop(imported.send(booted));
     Ok(event_loop.run(py)?)
 }
@@ -200,6 +202,7 @@ impl<'py> Preparation<'py> {
 fn prepare<'py>(py: Python<'py>, context: &WorkerContext, settings: &Settings) -> PyResult<Bound<'py, PyModule>> {
     let module = py.import("oxicorn._worker")?;
     module.setattr("slot", context.slot())?;
+    module.setattr("generation", context.generation())?;
     module.setattr("threads_grace", settings.shutdown_grace.as_secs_f64())?;
     module.call_method0("take_sigterm")?;
     let preparation = Preparation::new(py, settings, &[], |path| context.path(path))?;
@@ -208,15 +211,25 @@ fn prepare<'py>(py: Python<'py>, context: &WorkerContext, settings: &Settings) -
     Ok(module)
 }
 
-/// Imports the app and starts its lifespan.
+/// Imports the app and starts its lifespan. `compat` is what the worker needs to know of another server's settings.
 fn boot(
     py: Python<'_>,
     module: &Bound<'_, PyModule>,
     event_loop: &EventLoop,
     name: &str,
     (context, settings): (WorkerContext, Arc<Settings>),
+    compat: Option<String>,
 ) -> PyResult<Imported> {
-    let callable = module.call_method1("load", (name,))?;
+    let callable = match compat {
+        Some(compat) => {
+            let worker = py.import("oxicorn._compat.worker")?;
+            worker.call_method1("begin", (compat,))?;
+            let app = module.call_method1("load", (name,))?;
+            worker.call_method0("loaded")?;
+            worker.call_method1("wrap", (app, "asgi"))?
+        }
+        None => module.call_method1("load", (name,))?,
+    };
     module.call_method1("hold_sigterm", (event_loop.object(py),))?;
     // A loop that the import has run, such as by `asyncio.run()`, has left its own mark.
     let current = event_loop.object(py);

@@ -5,6 +5,8 @@
 
 mod boot;
 mod bridge;
+mod compat;
+mod helper;
 mod interpreter;
 mod logging;
 mod program;

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 
 use crate::{
     boot::{self, Preparation},
+    compat::Compat,
     runtime::Interpreter,
     settings::Python as Settings,
     upgrade::{Files, Start},
@@ -17,7 +18,8 @@ use crate::{
 
 /// Runs the command of a command line, and returns the exit code of the process. Returns in the master, and in each
 /// worker that it forks. `path` is the path by which the program was started: that of the command if `is_script`, or
-/// else that of the interpreter, which has these `options`. `files` are the files without which it cannot run again.
+/// else that of the interpreter. `options` are the interpreter's own. `files` are the files without which it cannot run
+/// again; the first is the interpreter. `compat` is what `__main__.py` has made of the words of other servers.
 #[pyfunction]
 pub(crate) fn main(
     command_line: Vec<OsString>,
@@ -25,7 +27,9 @@ pub(crate) fn main(
     path: PathBuf,
     options: Vec<OsString>,
     files: Vec<PathBuf>,
+    compat: String,
 ) -> u8 {
+    let compat = Compat::new(compat, files.first().cloned().unwrap_or_default(), options.clone());
     let start = if is_script { Start::Script(path) } else { Start::Module { interpreter: path, options } };
     App::new(boot::factory)
         .version(env!("CARGO_PKG_VERSION"))
@@ -33,7 +37,7 @@ pub(crate) fn main(
         .table::<Settings>("python")
         .prepare(has_app)
         .check(check)
-        .runtime(Interpreter::new(start, Files::at_the_start(files)))
+        .runtime(Interpreter::new(start, Files::at_the_start(files), compat))
         .exit_code_from(command_line)
 }
 

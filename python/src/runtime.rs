@@ -5,11 +5,15 @@
 
 use std::{cell::Cell, error::Error, os::fd::IntoRawFd, path::Path};
 
-use oxicorn::{Driver, Runtime, UpgradeCommand};
+use oxicorn::{
+    Driver, Runtime, UpgradeCommand,
+    settings::{ForeignContext, ForeignSettings},
+};
 use pyo3::{ffi, prelude::*, types::IntoPyDict};
 
 use crate::{
     boot,
+    compat::Compat,
     upgrade::{Files, Start},
 };
 
@@ -22,13 +26,16 @@ const HANG_SIGNAL: i32 = libc::SIGSTKFLT;
 pub(crate) struct Interpreter {
     start: Start,
     files: Files,
+    compat: Compat,
     /// True between the two hooks of a fork. The second half of a fork must not come without the first.
     forks: Cell<bool>,
+    /// How many workers this process has forked, or has tried to fork.
+    age: Cell<u32>,
 }
 
 impl Interpreter {
-    pub(crate) fn new(start: Start, files: Files) -> Self {
-        Self { start, files, forks: Cell::new(false) }
+    pub(crate) fn new(start: Start, files: Files, compat: Compat) -> Self {
+        Self { start, files, compat, forks: Cell::new(false), age: Cell::new(0) }
     }
 }
 
@@ -41,6 +48,10 @@ impl Runtime for Interpreter {
     /// take minutes.
     fn defaults(&self) -> Vec<(&'static str, String)> {
         vec![("http.limit_request_body", "0".to_owned()), ("workers.boot_timeout", "5m".to_owned())]
+    }
+
+    fn settings(&self, context: &ForeignContext<'_>) -> ForeignSettings {
+        self.compat.settings(context)
     }
 
     /// Each worker imports the app for itself, after the fork.
@@ -57,6 +68,7 @@ impl Runtime for Interpreter {
             }
         });
         self.forks.set(true);
+        self.age.set(self.age.get().saturating_add(1));
     }
 
     fn after_fork_in_master(&self) {
@@ -83,7 +95,11 @@ impl Runtime for Interpreter {
     }
 
     fn upgrade_command(&self, asked: Option<&Path>) -> Option<UpgradeCommand> {
-        Some(self.start.again(asked))
+        let command = self.start.again(asked);
+        Some(match self.compat.original_words() {
+            Some(words) => words.iter().fold(command, UpgradeCommand::arg).whole(),
+            None => command,
+        })
     }
 
     fn way_back(&self) -> Result<(), String> {
@@ -97,7 +113,8 @@ impl Runtime for Interpreter {
     fn drive(&self, driver: Driver) -> Result<(), Box<dyn Error + Send + Sync>> {
         Python::attach(|py| {
             write_stacks(py, &driver)?;
-            boot::drive(py, driver)
+            py.import("oxicorn._worker")?.setattr("age", self.age.get())?;
+            boot::drive(py, driver, &self.compat)
         })
     }
 }

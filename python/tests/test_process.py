@@ -104,7 +104,7 @@ _master.main()
 def test_pythons_hooks_run_around_each_fork(launch, monkeypatch, tmp_path):
     program = tmp_path / "master.py"
     program.write_text(MASTER.replace("PACKAGE", repr(package())))
-    monkeypatch.setenv("OXICORN_PYTHON_COMMAND", f"{interpreter()} -S {program} script {program}")
+    monkeypatch.setenv("OXICORN_PYTHON_COMMAND", f"{interpreter()} -S {program} script {program} ''")
     server = launch("process:app", workers=2)
     pids = server.serving_pids()
     forks = ["before fork", "after fork in master"]
