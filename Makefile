@@ -119,7 +119,7 @@ test-python: python-needs ## the tests of the Python package, on its wheel and o
 	python/tests/run "$$(python/pythons | head -n 1)" $(ARGS)
 
 soak-python: python-needs ## the same on every CPython that is found, a build of the source distribution, and the long benchmarks
-	set -e; for python in $$(python/pythons); do python/tests/run $$python; done
+	set -e; for python in $$(python/pythons); do MEBIBYTES=1024 python/tests/run $$python; done
 	python3 -m pip wheel --quiet --no-deps --wheel-dir target/wheels/of-sdist target/wheels/oxicorn-*.tar.gz
 	$(MAKE) bench-python ARGS="--rounds 12"
 	$(MAKE) losses-python

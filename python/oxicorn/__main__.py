@@ -23,8 +23,8 @@ def _command(argv, orig_argv, reading):
     """Returns the command line of the master.
 
     The master runs without `site` (-S): each worker imports it later. `_master.py` first gets the way in which this
-    program was started, so that an upgrade can start it anew. Then come what is foreign in the operator's words, and the
-    words for oxicorn's own command line.
+    program was started, so that an upgrade can start it anew. Then come what is foreign in the operator's words, and
+    the words for oxicorn's own command line.
 
     Links in the folders of the interpreter and of the package are followed here. A virtual environment often stands
     behind a link that is turned to the next one before an upgrade, and the way back needs this one. The last part of

@@ -13,7 +13,7 @@ FOLDER = pathlib.Path(os.environ["RECORD"]).parent
 PIECE = bytes(range(256)) * 256
 
 BIG = tempfile.NamedTemporaryFile(prefix="oxicorn-big-", suffix=".bin")
-BIG.truncate(256 * 1024 * 1024)
+BIG.truncate(int(os.environ["MEBIBYTES"]) * 1024 * 1024)
 
 
 def number(scope):
