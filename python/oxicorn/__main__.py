@@ -13,6 +13,10 @@ from . import _compat
 
 def main():
     """Executes the master in place of this process. Returns only if that fails."""
+    if sys.argv[1:2] == ["import"]:
+        from ._compat import importer
+
+        sys.exit(importer.main(sys.argv[2:]))
     if not sys.executable:
         sys.exit("oxicorn: error: sys.executable is empty, so the interpreter of the master is not known")
     command = _command(sys.argv, sys.orig_argv, _compat.read(sys.argv[1:], os.environ))

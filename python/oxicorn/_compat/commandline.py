@@ -42,17 +42,20 @@ class Flag:
         return " ".join(self.words)
 
 
-def read(words, environ):
-    """Reads a command line that may be another server's, with its environment."""
+def read(words, environ, server=None):
+    """Reads a command line that may be another server's, with its environment.
+
+    `server` is "gunicorn" or "uvicorn" for the words after that server's name: there are no commands in these, and no
+    file of oxicorn counts."""
     parts = split(words)
     plain = [part for part in parts if isinstance(part, str)]
-    command = plain[0] if plain and plain[0] in COMMANDS else "run"
+    command = plain[0] if plain and plain[0] in COMMANDS and not server else "run"
     if command not in WITH_SETTINGS | WITH_SERVICE:
         return Reading("oxicorn", list(words), "")
     flags = [part for part in parts if isinstance(part, Flag)]
     from_environ = split(_cmd_args(environ))
-    dialect = _dialect(flags, environ)
-    configuration, own_file = _configuration(flags, from_environ, dialect, environ)
+    dialect = server or _dialect(flags, environ)
+    configuration, own_file = _configuration(flags, from_environ, dialect, environ, server)
     if dialect == "oxicorn" and configuration:
         dialect = "gunicorn"
     collected = Collected(own_file)
@@ -69,7 +72,7 @@ def read(words, environ):
         elif command in WITH_SERVICE or not _take_flag(part, dialect, given, collected):
             kept += part.words
     _translate(dialect, given, collected, configuration, environ)
-    kept = _with_app(kept, command, given["uvicorn"], collected)
+    kept = _with_app(kept, None if server else command, given["uvicorn"], collected)
     worker = _for_workers(given, configuration)
     if worker and command in WITH_SETTINGS:
         from . import logconfig
@@ -188,7 +191,7 @@ def is_configuration(value, dialect):
     return dialect == "gunicorn" or value.startswith(("python:", "file:")) or value.endswith(_PYTHON)
 
 
-def _configuration(flags, from_environ, dialect, environ):
+def _configuration(flags, from_environ, dialect, environ, server):
     """Returns the configuration of Gunicorn, or None, and whether a settings file of oxicorn is read."""
     named = [flag.value for flag in flags if flag.long == "--config" and flag.value]
     if named and is_configuration(named[-1], dialect):
@@ -199,7 +202,7 @@ def _configuration(flags, from_environ, dialect, environ):
         also = [part.value for part in from_environ if isinstance(part, Flag) and part.long == "--config"]
         if also:
             return also[-1], False
-    if environ.get("OXICORN_CONFIG") or os.path.exists("supervisor.toml"):
+    if not server and (environ.get("OXICORN_CONFIG") or os.path.exists("supervisor.toml")):
         return None, True
     found = dialect != "uvicorn" and os.path.exists("gunicorn.conf.py")
     return ("gunicorn.conf.py" if found else None), False
@@ -271,8 +274,8 @@ def _give(given, option, value, origin, typed, strength, collected):
     try:
         value = table.read_value(option, value)
     except ValueError as error:
-        if option.key in OWN_FLAGS.values() and isinstance(value, str):
-            # oxicorn may have a form of its own, such as `--timeout 2m`. If not, it says what is wrong.
+        if any(flag in OWN_FLAGS for flag in option.flags) and isinstance(value, str):
+            # The flag is oxicorn's too, with more forms, such as `--timeout 2m`. If it is none, oxicorn says so.
             collected.put(option.key, value, origin, strength)
             return
         collected.problem(typed, str(error))
@@ -318,10 +321,10 @@ def _place_of_app(kept, command):
             continue
         if word == command and not seen_command:
             seen_command = True
-        elif command in WITH_SETTINGS:
-            return at
-        else:
+        elif command in WITH_SERVICE:
             return None
+        else:
+            return at
         at += 1
     return None
 

@@ -112,6 +112,17 @@ class Lines:
             found = [entry for entry in found if _is_literal(entry[1], value)] or found
         return f"{self.file}:{found[-1][0]}" if found else self.file
 
+    def expression(self, name, value):
+        """Returns the expression that computed the value of a global, or None if it stands there as it is."""
+        found = [node for _, node in self._found.get(name, []) if node is not None]
+        if not found or any(_is_literal(node, value) for node in found):
+            return None
+        try:
+            ast.literal_eval(found[-1])
+        except ValueError:
+            return " ".join(ast.unparse(found[-1]).split())
+        return None
+
     def _look(self, body):
         for node in body:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):

@@ -42,8 +42,9 @@ _TABLE = (
         'also `"auto"`, the CPUs that the process may use; 1 without it, if the command or the file is Gunicorn\'s',
     ),
     (
-        "worker_class", "-k --worker-class", "class", "sync", "differs", "python.interface",
-        "there is one kind of worker, which serves ASGI on an event loop, or WSGI on threads",
+        "worker_class", "-k --worker-class", "class", "sync", "same", "python.interface",
+        "`asgi` and Uvicorn's workers serve ASGI on an event loop, `sync` and `gthread` WSGI on threads; `gevent`, "
+        "`eventlet` and `tornado` are 32 threads, which is told; any other class is refused",
     ),
     ("threads", "--threads", "int", 1, "same", "python.threads", "the threads of a WSGI worker"),
     (
@@ -85,7 +86,7 @@ _TABLE = (
         "check_config", "--check-config", "bool", False, "differs", "`oxicorn check`",
         "checks more, and exits with 0 or 2",
     ),
-    ("print_config", "--print-config", "bool", False, "differs", "`oxicorn config`", "prints oxicorn's settings"),
+    ("print_config", "--print-config", "bool", False, "same", "`oxicorn config`", "prints oxicorn's settings"),
     ("preload_app", "--preload", "bool", False, "instead", "", _LATER),
     ("sendfile", "--no-sendfile", "off", None, "unneeded", "", "how a file is sent is not a setting"),
     (
@@ -200,7 +201,7 @@ _TABLE = (
     ),
     ("ciphers", "--ciphers", "text", None, "instead", "", _TLS),
     (
-        "http_protocols", "--http-protocols", "text", "h1", "same", "http.http2",
+        "http_protocols", "--http-protocols", "commas", ["h1"], "same", "http.http2",
         "HTTP/2 is on without it; HTTP/1.1 is always spoken",
     ),
     (
@@ -421,6 +422,8 @@ def _seconds(key, zero):
     def special(given, value, collected, folder):
         collected.put(key, value or zero, given.origin, given.strength)
         collected.tell(given)
+        if zero == "1s" and not value:
+            collected.note(given.typed, "info", "a worker that drains needs some time: it gets 1 second")
 
     return special
 
@@ -530,7 +533,7 @@ def _told_if_set(given, value, collected, folder):
 
 
 def _http_protocols(given, value, collected, folder):
-    protocols = [part.strip().lower() for part in value.split(",") if part.strip()]
+    protocols = [part.lower() for part in value]
     if unknown := [part for part in protocols if part not in ("h1", "h2")]:
         collected.problem(given.typed, f"{shown(unknown[0])} is neither h1 nor h2")
     else:

@@ -28,9 +28,9 @@ _TABLE = (
     ),
     ("fd", "--fd", "int", None, "same", "server.bind", "`fd://N`"),
     ("reload", "--reload", "bool", False, "instead", "", _RELOAD),
-    ("reload_dirs", "--reload-dir", "list", (), "instead", "", _RELOAD),
-    ("reload_includes", "--reload-include", "list", (), "instead", "", _RELOAD),
-    ("reload_excludes", "--reload-exclude", "list", (), "instead", "", _RELOAD),
+    ("reload_dirs", "--reload-dir", "list", None, "instead", "", _RELOAD),
+    ("reload_includes", "--reload-include", "list", None, "instead", "", _RELOAD),
+    ("reload_excludes", "--reload-exclude", "list", None, "instead", "", _RELOAD),
     ("reload_delay", "--reload-delay", "float", 0.25, "instead", "", _RELOAD),
     (
         "workers", "--workers", "count", None, "same", "workers.count",
@@ -122,10 +122,10 @@ _TABLE = (
     ),
     ("ssl_ciphers", "--ssl-ciphers", "text", None, "instead", "", _TLS),
     (
-        "headers", "--header", "list", (), "instead", "",
+        "headers", "--header", "list", None, "instead", "",
         "no header is added: let a middleware of the app or the proxy add it",
     ),
-    ("version", "--version", "bool", False, "differs", "`oxicorn --version`", "prints oxicorn's version"),
+    ("version", "--version", "bool", False, "same", "`oxicorn --version`", "prints oxicorn's version"),
     ("app_dir", "--app-dir", "text", "", "same", "python.pythonpath", ""),
     (
         "h11_max_incomplete_event_size", "--h11-max-incomplete-event-size", "int", None, "unneeded", "",
