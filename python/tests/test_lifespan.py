@@ -153,7 +153,7 @@ LIFESPANS = {name: textwrap.dedent(text) for name, text in LIFESPANS.items()}
 @pytest.mark.needs_oxicorn
 def test_the_log_says_where_a_startup_waits_that_never_ends(launch):
     """Through the frames of the framework, and through a context manager of contextlib, to the line of the app."""
-    settings = {"workers.boot_timeout": "1s"}
+    settings = {"workers.boot_timeout": "3s"}
     server = launch.prepare("main:waiting", files=LIFESPANS, settings=settings).start()
     assert_boot_failure(server, "boot_timeout", "await asyncio.sleep(100)", "in connect")
 
