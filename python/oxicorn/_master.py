@@ -19,23 +19,35 @@ FOLDER = __file__.rpartition("/")[0]
 #: The modules that no worker imports.
 NOT_FOR_WORKERS = ("__init__.py", "__main__.py", "_master.py")
 
+#: Those of `_compat`.
+NOT_FOR_WORKERS_OF_OTHERS = ("commandline.py", "docs.py", "hooks.py", "importer.py", "process.py", "uvicorn.py")
+
 
 class _Code:
     """Imports the modules of this package from code that the master has read at its start. The files may belong to
     another version by the time a worker is forked, because `pip install -U` replaces them in place."""
 
-    def __init__(self):
+    def __init__(self, compat):
         self._codes = {}
-        for file in posix.listdir(FOLDER):
-            if file.endswith(".py") and file not in NOT_FOR_WORKERS:
-                name, path = f"oxicorn.{file[:-3]}", f"{FOLDER}/{file}"
+        self._read("oxicorn", FOLDER, NOT_FOR_WORKERS)
+        if compat:
+            self._read("oxicorn._compat", f"{FOLDER}/_compat", NOT_FOR_WORKERS_OF_OTHERS)
+
+    def _read(self, package, folder, without):
+        for file in posix.listdir(folder):
+            if file.endswith(".py") and file not in without:
+                name = package if file == "__init__.py" else f"{package}.{file[:-3]}"
+                path = f"{folder}/{file}"
                 loader = _frozen_importlib_external.SourceFileLoader(name, path)
                 self._codes[name] = path, loader.get_code(name)
 
     def find_spec(self, name, path=None, target=None):
         if name not in self._codes:
             return None
-        spec = _frozen_importlib.ModuleSpec(name, self, origin=self._codes[name][0])
+        path = self._codes[name][0]
+        spec = _frozen_importlib.ModuleSpec(name, self, origin=path, is_package=path.endswith("/__init__.py"))
+        if spec.submodule_search_locations is not None:
+            spec.submodule_search_locations.append(path.rpartition("/")[0])
         spec.has_location = True
         return spec
 
@@ -61,8 +73,8 @@ def main():
     # The supervisor has its own handler, which would call Python's too. That one raises KeyboardInterrupt.
     _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
     extension = _extension()
-    sys.meta_path.insert(0, _Code())
     how, path, compat, *arguments = sys.argv[1:]
+    sys.meta_path.insert(0, _Code(compat))
     # The name in the help.
     program = path if how == "script" else "python -m oxicorn"
     options = sys.orig_argv[1 : sys.orig_argv.index("-S")]

@@ -99,8 +99,6 @@ def _normal(option, value):
         return _nothing if value is None else value
     if option.kind == "user":
         return _number(value, pwd.getpwnam if option.name == "user" else grp.getgrnam)
-    if option.name == "http_protocols":
-        return value.split(",")
     if option.name == "pythonpath":
         return ",".join(value) or None
     return value
