@@ -6,7 +6,6 @@ setting means (`gunicorn`, `uvicorn`), and to run a configuration file (`process
 
 import json
 import os
-import shlex
 
 from . import COMMANDS, OWN_FLAGS, OWN_SHORTS, WITH_SERVICE, WITH_SETTINGS, Reading, gunicorn, uvicorn
 from .collected import Collected, Given
@@ -171,8 +170,12 @@ def _dialect(flags, environ):
 
 
 def _cmd_args(environ):
+    if not environ.get("GUNICORN_CMD_ARGS"):
+        return []
+    import shlex
+
     try:
-        return shlex.split(environ.get("GUNICORN_CMD_ARGS", ""))
+        return shlex.split(environ["GUNICORN_CMD_ARGS"])
     except ValueError:
         # A quotation mark is missing. The words are taken as they are, and the one with the mark is refused.
         return environ["GUNICORN_CMD_ARGS"].split()
