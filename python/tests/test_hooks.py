@@ -1,6 +1,6 @@
-"""Promise: Gunicorn's server hooks run as they do under Gunicorn, with the objects that people use in them.
+"""Promise: Gunicorn's server hooks get what they get under Gunicorn, and so does its logging configuration.
 
-The first tests drive the hooks directly, without a server.
+These tests drive the hooks directly. Those of `test_hooks_live.py` have a whole service, beside Gunicorn's.
 """
 
 from __future__ import annotations
@@ -17,33 +17,11 @@ import textwrap
 import pytest
 
 import oxicorn
+from harness import APPS
 
 pytestmark = pytest.mark.needs_oxicorn
 
-EVERY_HOOK = textwrap.dedent(
-    """
-    import os
-    workers = 2
-
-    def say(name, *values):
-        with open(os.environ["ORDER"], "a") as file:
-            print(name, *values, file=file)
-
-    def on_starting(server): say("on_starting", server.num_workers)
-    def on_reload(server): say("on_reload", server.num_workers)
-    def when_ready(server): say("when_ready")
-    def pre_fork(server, worker): say("pre_fork", worker.age, worker.pid)
-    def post_fork(server, worker): say("post_fork", worker.age, worker.pid == os.getpid())
-    def post_worker_init(worker): say("post_worker_init", worker.age)
-    def worker_int(worker): say("worker_int", worker.age)
-    def worker_abort(worker): say("worker_abort", worker.age)
-    def pre_exec(server): say("pre_exec")
-    def child_exit(server, worker): say("child_exit", worker.age, worker.pid in server.WORKERS)
-    def worker_exit(server, worker): say("worker_exit", worker.age)
-    def nworkers_changed(server, new, old): say("nworkers_changed", new, old)
-    def on_exit(server): say("on_exit")
-    """
-)
+EVERY_HOOK = (APPS / "every_hook.py").read_text()
 
 
 class Helper:
@@ -472,6 +450,25 @@ A_SCOPE = {
     "headers": [],
     "client": ("10.0.0.1", 80),
 }
+
+
+def test_the_file_of_a_wsgi_app_stays_one_for_the_server():
+    class FileWrapper:
+        def close(self):
+            namespace["seen"].append("closed")
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Length", "7")])
+        return FileWrapper()
+
+    text = "seen = []\ndef post_request(worker, req, environ, resp): seen.append((resp.status, resp.sent))\n"
+    app, namespace, _ = wrapped(text, app, "wsgi")
+    environ = {"wsgi.file_wrapper": FileWrapper, "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http"}
+    environ |= {"REQUEST_METHOD": "GET", "PATH_INFO": "/"}
+    file = app(environ, lambda status, headers: None)
+    assert type(file) is FileWrapper
+    file.close()
+    assert namespace["seen"] == ["closed", ("200 OK", 7)]
 
 
 def in_a_worker(tmp_path, text, program, **about):

@@ -12,6 +12,7 @@ import pwd
 import signal
 import sys
 
+from .collected import by_commas
 from .gunicorn import HOOK_ARGUMENTS, OPTIONS
 
 #: The numbers of Gunicorn's levels.
@@ -99,6 +100,8 @@ def _normal(option, value):
         return _nothing if value is None else value
     if option.kind == "user":
         return _number(value, pwd.getpwnam if option.name == "user" else grp.getgrnam)
+    if option.name == "http_protocols":
+        return by_commas(value)
     if option.name == "pythonpath":
         return ",".join(value) or None
     return value

@@ -148,13 +148,19 @@ def wrap_wsgi(app, worker, hooks):
             write = start_response(status, headers, *([exc_info] if exc_info else []))
             return lambda data: _written(response, data, write)
 
+        def ended():
+            hooks.after(request, environ, response)
+
         try:
             hooks.before(request)
             _change_environ(environ, request)
-            return _Body(app(environ, started), hooks, request, environ, response)
+            items = app(environ, started)
         except BaseException:
-            hooks.after(request, environ, response)
+            ended()
             raise
+        if type(items) is environ.get("wsgi.file_wrapper"):
+            return _file(items, response, ended)
+        return (_SizedBody if hasattr(items, "__len__") else _Body)(items, response, ended)
 
     return hooked
 
@@ -165,15 +171,29 @@ def _written(response, data, write):
     response.sent += len(data)
 
 
+def _file(items, response, ended):
+    """Returns the file as it is, because the server sends it without Python."""
+    close = getattr(items, "close", None)
+    response.headers_sent = True
+    lengths = [value for name, value in response.headers if name.lower() == "content-length"]
+    response.sent = int(lengths[0]) if lengths else 0
+
+    def closed():
+        try:
+            if close is not None:
+                close()
+        finally:
+            ended()
+
+    items.close = closed
+    return items
+
+
 class _Body:
     """The body of a response, which knows its end."""
 
-    def __init__(self, items, hooks, *of_the_hook):
-        self._items, self._hooks, self._of_the_hook = items, hooks, of_the_hook
-        self._response = of_the_hook[-1]
-        if hasattr(items, "__len__"):
-            # The server may take the length of a body of one item from that item.
-            self.__class__ = _SizedBody
+    def __init__(self, items, response, ended):
+        self._items, self._response, self._ended = items, response, ended
 
     def __iter__(self):
         for item in self._items:
@@ -186,10 +206,12 @@ class _Body:
             if hasattr(self._items, "close"):
                 self._items.close()
         finally:
-            self._hooks.after(*self._of_the_hook)
+            self._ended()
 
 
 class _SizedBody(_Body):
+    """The server may take the length of a body of one item from that item."""
+
     def __len__(self):
         return len(self._items)
 
