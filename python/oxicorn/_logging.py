@@ -155,6 +155,13 @@ def _prepare(name, level, handler):
     return logger
 
 
+def leave_gunicorn():
+    """Leaves the loggers of Gunicorn to a class that writes their records itself, and returns them."""
+    _access_loggers.pop("gunicorn.access", None)
+    look()
+    return [logging.getLogger(name) for name in ("gunicorn.error", "gunicorn.access")]
+
+
 def look():
     """Looks whether the app wants records of requests, and tells the worker."""
     _oxicorn.want_access_records(any(logger.is_wanted() for logger in _access_loggers.values()))
@@ -203,8 +210,8 @@ def _record(scope, status, headers, length, seconds):
             path = f"{path}?{query.decode('latin-1')}"
         client = "{}:{}".format(*scope["client"]) if scope.get("client") else ""
         logger.info('%s - "%s %s HTTP/%s" %d', client, scope["method"], path, scope["http_version"], status)
-    logger = _access_loggers["gunicorn.access"]
-    if logger.is_wanted():
+    logger = _access_loggers.get("gunicorn.access")
+    if logger is not None and logger.is_wanted():
         logger.info(access_format, _Atoms(scope, status, headers, length, seconds))
 
 

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -27,18 +28,20 @@ EVERY_HOOK = (APPS / "every_hook.py").read_text()
 class Helper:
     """The helper process, with its end of the socket in the test."""
 
-    def __init__(self, tmp_path, text, cfg=None):
+    def __init__(self, tmp_path, text, cfg=None, with_door=False):
         self.order, cfg = tmp_path / "order", cfg or {}
         file = tmp_path / "gunicorn.conf.py"
         file.write_text(text)
         self.socket, theirs = socket.socketpair()
         program = (
             "import json, socket, sys\n"
-            "from oxicorn._compat import configuration, hooks\n"
+            "from oxicorn._compat import configuration, early, hooks\n"
             "from oxicorn._compat.collected import Collected\n"
             f"given = configuration.given_in(configuration.load('gunicorn.conf.py', {str(tmp_path)!r}), Collected())\n"
             f"given.update(configuration.given_outside({cfg!r}))\n"
-            f"hooks.serve(socket.socket(fileno={theirs.fileno()}), configuration.values(given))\n"
+            f"door = early.Door() if {with_door} else None\n"
+            "print(door and door.name, flush=True)\n"
+            f"hooks.serve(socket.socket(fileno={theirs.fileno()}), configuration.values(given), door)\n"
         )
         package = os.path.dirname(os.path.dirname(oxicorn.__file__))
         environment = {**os.environ, "ORDER": str(self.order), "PYTHONPATH": package, "GONE": "1"}
@@ -51,6 +54,7 @@ class Helper:
             text=True,
         )
         theirs.close()
+        self.door = self.process.stdout.readline().strip()
         self.lines = self.socket.makefile("r")
 
     def tell(self, event, **more):
@@ -218,6 +222,83 @@ def test_signals_for_the_whole_service_do_not_end_the_helper_before_on_exit(help
     assert one.end()[0] == "ended\n"
 
 
+GIST = """
+    import json, os
+    def on_starting(server):
+        server.free, server.kept = set(), [1]
+    def pre_fork(server, worker):
+        worker.number = worker.age + 10
+        worker.thing = object()
+        os.environ["LAST"] = str(worker.age)
+        os.environ.pop("GONE", None)
+    def post_fork(server, worker):
+        print(worker.number, hasattr(worker, "thing"), server.kept, os.environ["LAST"], os.environ.get("GONE"))
+"""
+
+
+def test_what_pre_fork_sets_reaches_its_own_worker(helper, tmp_path):
+    """Many files give each worker a number in `pre_fork`, and read it in `post_fork`."""
+    one = helper(GIST, with_door=True)
+    one.tell("starting", pid=os.getpid(), workers=1)
+    one.tell("forking", **worker(1))
+    one.tell("forking", **worker(2))
+    begun = "_worker.age = {}\nworker.begin(json.dumps({{**json.loads(about), 'door': " + repr(one.door) + "}}))"
+    done = in_a_worker(tmp_path, GIST, begun.format(1))
+    assert done.stdout == "11 False [1] 2 None\n", done.stderr
+    # This worker asks before its pre_fork has run.
+    with ThreadPoolExecutor() as pool:
+        done = pool.submit(in_a_worker, tmp_path, GIST, begun.format(3))
+        one.tell("forking", **worker(3))
+        assert done.result().stdout == "13 False [1] 3 None\n", done.result().stderr
+
+
+def test_a_worker_goes_on_if_the_process_of_the_hooks_is_gone(tmp_path):
+    text = "def post_fork(server, worker): print('forked')\n"
+    done = in_a_worker(tmp_path, text, "worker.begin(about)\n", door="nobody-is-there")
+    assert done.stdout == "forked\n"
+    assert "the worker goes on without what pre_fork sets" in done.stderr
+
+
+LOGGER = """
+    import logging
+    from gunicorn.glogging import Logger
+    accesslog = "-"
+    access_log_format = "%(r)s %(s)s %(B)s"
+    class NoHealth(logging.Filter):
+        def filter(self, record): return "/health" not in record.getMessage()
+    class logger_class(Logger):
+        def setup(self, cfg):
+            super().setup(cfg)
+            logging.getLogger("gunicorn.access").addFilter(NoHealth())
+        def access(self, resp, req, environ, request_time):
+            if req.path != "/quiet":
+                super().access(resp, req, environ, request_time)
+    def post_fork(server, worker): worker.log.info("forked")
+"""
+
+
+def test_a_logger_class_writes_the_access_log(tmp_path):
+    pytest.importorskip("gunicorn")
+    done = in_a_worker(
+        tmp_path,
+        LOGGER,
+        """
+        import asyncio
+        async def app(scope, receive, send):
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"abc"})
+        async def send(message):
+            pass
+        worker.begin(about)
+        app = _logging.with_records(worker.wrap(app, "asgi"))
+        for path in ("/a", "/health", "/quiet", "/b"):
+            asyncio.run(app({**scope, "path": path, "scheme": "http"}, None, send))
+        """,
+    )
+    assert done.stdout.splitlines() == ["GET /a HTTP/1.1 200 3", "GET /b HTTP/1.1 200 3"], done.stderr
+    assert done.stderr.count("forked") == 1
+
+
 def conf(text, **given):
     """Returns the settings of a configuration, and its names."""
     from oxicorn._compat import configuration
@@ -274,7 +355,7 @@ def test_the_note_names_what_a_hook_of_the_master_cannot_do(tmp_path):
     file.write_text(
         textwrap.dedent(
             """
-            import os
+            import logging, os
             cache, count, names = {}, 0, []
 
             def on_starting(server):
@@ -288,6 +369,7 @@ def test_the_note_names_what_a_hook_of_the_master_cannot_do(tmp_path):
                 cache["a"] = 1
                 names = []
                 names.append(4)
+                logging.getLogger("gunicorn.access").addFilter(str)
 
             def pre_fork(server, worker):
                 worker.number = 3
@@ -299,10 +381,10 @@ def test_the_note_names_what_a_hook_of_the_master_cannot_do(tmp_path):
     )
     notes = hooks.notes(str(file))
     assert [(note["origin"].rpartition(":")[2], note["text"].partition(",")[0]) for note in notes] == [
-        ("7", "on_starting sets count"),
-        ("8", "on_starting sets names"),
-        ("13", "when_ready sets cache"),
-        ("18", "pre_fork sets worker.number"),
+        ("7", "on_starting changes count"),
+        ("8", "on_starting changes names"),
+        ("13", "when_ready changes cache"),
+        ("16", "when_ready changes a logger"),
     ]
     assert all(note["level"] == "warn" and "os.environ" in note["text"] for note in notes)
 
@@ -485,7 +567,7 @@ def in_a_worker(tmp_path, text, program, **about):
         f"scope = {A_SCOPE!r}\n"
     )
     environment = {**os.environ, "PYTHONPATH": os.path.dirname(os.path.dirname(oxicorn.__file__))}
-    environment["ORDER"] = str(tmp_path / "order")
+    environment |= {"ORDER": str(tmp_path / "order"), "GONE": "1"}
     return subprocess.run(
         [sys.executable, "-c", begun + textwrap.dedent(program)],
         env=environment,

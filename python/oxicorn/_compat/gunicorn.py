@@ -134,8 +134,8 @@ _TABLE = (
         "what the app prints stays on stdout and stderr, which the journal and containers take",
     ),
     (
-        "logger_class", "--logger-class", "class", "gunicorn.glogging.Logger", "instead", "",
-        "oxicorn writes its own log",
+        "logger_class", "--logger-class", "class", "gunicorn.glogging.Logger", "differs", "log.access",
+        "writes the access log and what hooks say to `log`, for which it needs Gunicorn; oxicorn's own log is `log.*`",
     ),
     ("logconfig", "--log-config", "text", None, "differs", "", _LOG_CONFIG),
     ("logconfig_dict", "", "dict", {}, "differs", "", _LOG_CONFIG),
@@ -272,6 +272,9 @@ OPTIONS = {row[0]: Option(*row) for row in _TABLE}
 
 #: The hooks that run in the helper process, because they belong to the master.
 MASTER_HOOKS = {name for name, option in OPTIONS.items() if option.kind == "hook" and option.how == "differs"}
+
+#: The names of Gunicorn's own logger.
+OWN_LOGGERS = ("simple", "gunicorn.glogging.Logger")
 
 #: The settings that configure Python's loggers.
 LOG_CONFIGS = {"logconfig", "logconfig_dict", "logconfig_json"}
@@ -518,7 +521,9 @@ def _log_config(given, value, collected, folder):
 
 def _logger_class(given, value, collected, folder):
     name = f"{value.__module__}.{value.__qualname__}" if isinstance(value, type) else str(value)
-    if name not in ("simple", "gunicorn.glogging.Logger"):
+    if name not in OWN_LOGGERS:
+        # Each request would have two lines.
+        collected.put("log.access", "off", given.origin, "flag")
         collected.tell(given)
 
 

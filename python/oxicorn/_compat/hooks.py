@@ -27,6 +27,7 @@ Owns: the order of the hooks, and their arguments. Refuses: to start the process
 import ast
 import json
 import os
+import select
 import signal
 import sys
 
@@ -34,22 +35,33 @@ from .. import _logging, _worker
 from . import logconfig
 from .configuration import shown_path
 from .gunicorn import MASTER_HOOKS
-from .objects import Cfg, Log, Server, Worker, address_of, hooks_of
+from .objects import Cfg, Server, Worker, address_of, hooks_of, logger_of
 
-#: The methods that change an object in place.
+#: The methods that change an object in place, and those that change a logger.
 _CHANGES = frozenset("add append clear discard extend insert pop popitem remove reverse setdefault sort update".split())
+_OF_LOGGERS = frozenset(("addFilter", "addHandler", "removeFilter", "removeHandler", "setLevel"))
 
 
-def serve(sock, values):
+def serve(sock, values, door=None):
     """Runs the hooks until the master closes the socket. `values` are the settings, as `configuration.values` has
-    them."""
+    them. `door` is where workers ask for what pre_fork gives them; None if there is no such hook."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1):
         # Some senders mean the whole service. This process ends after the master, so that on_exit runs. Unlike an
         # ignored signal, a handler is not inherited by the programs that a hook starts.
         signal.signal(number, lambda *_: None)
     _logging.install({"critical": "error", "warning": "warn", "debug": "debug"}.get(values["loglevel"].lower(), "info"))
-    master = Master(values)
-    with sock.makefile("rb") as lines:
+    master = Master(values, door)
+    unread = b""
+    while True:
+        ready, _, _ = select.select([sock] if door is None else [sock, door], [], [])
+        if door in ready:
+            door.accept(master.server)
+        if sock not in ready:
+            continue
+        part = sock.recv(65536)
+        if not part:
+            return
+        *lines, unread = (unread + part).split(b"\n")
         for line in lines:
             sock.sendall(json.dumps(master.answer(json.loads(line))).encode() + b"\n")
 
@@ -57,11 +69,12 @@ def serve(sock, values):
 class Master:
     """What the hooks see of the master, and the hooks of each event."""
 
-    def __init__(self, values):
+    def __init__(self, values, door):
         self._hooks = {name: hook for name, hook in hooks_of(values).items() if name in MASTER_HOOKS}
         cfg = Cfg(values)
         logconfig.apply({}, values)
-        self._server = Server(cfg, Log(cfg), os.getppid())
+        self.server = Server(cfg, logger_of(cfg), os.getppid())
+        self._door = door
         #: The workers that are forked now, by their age.
         self._forking = {}
         self._done = 0
@@ -73,6 +86,8 @@ class Master:
             self._call(name, arguments, answer)
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
+        if self._door is not None and event["event"] == "forking":
+            self._door.answer(self.server, self._forking[event["age"]])
         self._done += 1
         changed = {name: value for name, value in os.environ.items() if before.get(name) != value}
         unset = [name for name in before if name not in os.environ]
@@ -92,7 +107,7 @@ class Master:
 
     def _calls(self, event):
         """Brings `server` up to date, and returns the hooks of the event, each with its arguments."""
-        server, kind = self._server, event["event"]
+        server, kind = self.server, event["event"]
         server.pid = event.get("pid", server.pid) if kind in ("starting", "reloading") else server.pid
         if "addresses" in event:
             server.address = [address_of(address) for address in event["addresses"]]
@@ -111,6 +126,8 @@ class Master:
                 self._forked(event)
             case "exited":
                 worker = server.WORKERS.pop(event["pid"], None) or self._named(event)
+                if self._door is not None:
+                    self._door.forget(worker)
                 return [("child_exit", server, worker)]
             case "reloading":
                 return [*self._changed(event), ("on_reload", server)]
@@ -124,11 +141,11 @@ class Master:
 
     def _changed(self, event):
         """Takes a new number of workers over. Gunicorn tells it at each reload, even if it is the same."""
-        self._server.num_workers = event["workers"]
-        return [("nworkers_changed", self._server, event["workers"], event.get("before"))]
+        self.server.num_workers = event["workers"]
+        return [("nworkers_changed", self.server, event["workers"], event.get("before"))]
 
     def _worker(self, event):
-        server = self._server
+        server = self.server
         return Worker(server.cfg, server.log, server.pid, event["age"], event["slot"], event["generation"])
 
     def _named(self, event):
@@ -138,7 +155,7 @@ class Master:
         return worker
 
     def _forked(self, event):
-        self._server.WORKERS[event["pid"]] = self._named(event)
+        self.server.WORKERS[event["pid"]] = self._named(event)
 
 
 def notes(path):
@@ -172,17 +189,14 @@ def _notes_of(hook, known, path):
         for name in _changed_by(node):
             if name in shared or (name in known and name not in local):
                 changed.setdefault(name, node.lineno)
-    if hook.name == "pre_fork" and len(hook.args.args) == 2:
-        worker = hook.args.args[1].arg
-        for node in ast.walk(hook):
-            if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and _root(node.value) == worker:
-                changed.setdefault(f"{worker}.{node.attr}", node.lineno)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in _OF_LOGGERS:
+            changed.setdefault("a logger", node.lineno)
     return [
         {
             "origin": f"{shown_path(path)}:{line}",
             "level": "warn",
-            "text": f"{hook.name} sets {name}, and workers do not see it; what a hook puts into os.environ reaches the "
-            f"workers that are forked later",
+            "text": f"{hook.name} changes {name}, and workers do not see it; what a hook puts into os.environ reaches "
+            f"the workers that are forked later",
         }
         for name, line in changed.items()
     ]

@@ -5,15 +5,18 @@ Owns: the attributes of these four objects. Refuses: to run a configuration (`co
 """
 
 import grp
+import importlib
 import inspect
+import json
 import logging
 import os
 import pwd
 import signal
 import sys
 
+from .. import _logging
 from .collected import by_commas
-from .gunicorn import HOOK_ARGUMENTS, OPTIONS
+from .gunicorn import HOOK_ARGUMENTS, OPTIONS, OWN_LOGGERS
 
 #: The numbers of Gunicorn's levels.
 LEVELS = {
@@ -44,9 +47,22 @@ class _Object:
     """An object of Gunicorn. A hook may set attributes of its own on it."""
 
     _what = ""
+    _own = frozenset()
+
+    def of_hooks(self):
+        """Returns the attributes that hooks have set, as far as JSON has their values."""
+        return {name: value for name, value in vars(self).items() if name not in self._own and _is_plain(value)}
 
     def __getattr__(self, name):
         raise AttributeError(f"{self._what} of oxicorn has no {name!r}, see docs/reference/gunicorn-hooks.md")
+
+
+def _is_plain(value):
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 class _Setting:
@@ -160,6 +176,24 @@ class Log(_Object):
                             handler.stream = handler._open()
 
 
+def logger_of(cfg):
+    """Returns the logger of the hooks. A class of the configuration is one of Gunicorn's, so it needs Gunicorn."""
+    kind = cfg.logger_class
+    if isinstance(kind, str):
+        if kind in OWN_LOGGERS:
+            return Log(cfg)
+        module, _, name = kind.rpartition(".")
+        kind = getattr(importlib.import_module(module), name)
+    elif f"{kind.__module__}.{kind.__qualname__}" in OWN_LOGGERS:
+        return Log(cfg)
+    for logger in _logging.leave_gunicorn():
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+    if hasattr(kind, "install"):
+        kind.install()
+    return kind(cfg)
+
+
 class Application(_Object):
     """Gunicorn's application: `server.app` and `worker.app`."""
 
@@ -186,6 +220,7 @@ class Server(_Object):
         self.timeout, self.proc_name = cfg.timeout, cfg.proc_name
         self.WORKERS = {}
         self.worker_age = 0
+        self._own = frozenset(vars(self)) | {"_own"}
 
 
 class Worker(_Object):
@@ -205,6 +240,7 @@ class Worker(_Object):
         self.timeout = cfg.timeout / 2
         self.max_requests = cfg.max_requests or sys.maxsize
         self._alive = True
+        self._own = frozenset(vars(self)) | {"_own"}
 
     @property
     def alive(self):

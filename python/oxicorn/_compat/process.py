@@ -21,13 +21,19 @@ def main(fd):
     sock = socket.socket(fileno=fd)
     compat = json.loads(_line(sock))
     answer, cfg = answered(compat)
+    door = None
+    if "pre_fork" in answer["hooks"]:
+        from .early import Door
+
+        door = Door()
+        answer["worker"] = {**answer["worker"], "door": door.name}
     sock.sendall(json.dumps(answer).encode() + b"\n")
     if not answer["problems"] and gunicorn.MASTER_HOOKS & set(answer["hooks"]):
         from . import hooks
 
         os.environ.update(configuration.environment(cfg))
         _enter(cfg["chdir"])
-        hooks.serve(sock, cfg)
+        hooks.serve(sock, cfg, door)
         atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()

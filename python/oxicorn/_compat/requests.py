@@ -1,7 +1,13 @@
 """`pre_request` and `post_request`: the app with a call before and after each of its requests.
 
-Owns: `req` and `resp`, made from an ASGI scope or a WSGI environ. Refuses: the access log.
+Owns: `req` and `resp`, made from an ASGI scope or a WSGI environ. Refuses: the access log, unless a class of the
+configuration writes it.
 """
+
+import datetime
+import time
+
+from .objects import Log
 
 
 class Request:
@@ -38,17 +44,22 @@ class Response:
 
 
 class _Hooks:
-    """The two hooks of a request."""
+    """The two hooks of a request, and the access log if a class of the configuration writes it."""
 
     def __init__(self, worker, hooks):
         self.worker, self.pre, self.post = worker, hooks.get("pre_request"), hooks.get("post_request")
+        self.access = None if isinstance(worker.log, Log) else worker.log.access
 
     def before(self, request):
         self.worker.nr += 1
+        request.begun = time.monotonic()
         if self.pre is not None:
             self.pre(self.worker, request)
 
     def after(self, request, environ, response):
+        if self.access is not None and response.status is not None:
+            took = datetime.timedelta(seconds=time.monotonic() - request.begun)
+            self.access(response, request, environ, took)
         if self.post is None:
             return
         try:

@@ -14,9 +14,9 @@ import threading
 import traceback
 
 from .. import _worker
-from . import configuration, logconfig, requests
+from . import configuration, early, logconfig, requests
 from .collected import Collected
-from .objects import Cfg, Log, Server, Worker, hooks_of
+from .objects import Cfg, Log, Server, Worker, hooks_of, logger_of
 
 #: The hooks and the objects of this worker, once it has begun.
 _this = None
@@ -28,6 +28,8 @@ def begin(text):
     global _this
     about = json.loads(text)
     _this = _Worker(about, _values(about))
+    if about.get("door"):
+        _this.take_early(about["door"])
     _this.call("post_fork", _this.server, _this.worker)
 
 
@@ -47,7 +49,8 @@ def wrap(app, interface):
     _this.worker.wsgi = app
     if interface == "wsgi":
         _this.listen_in_a_thread()
-    if not {"pre_request", "post_request"} & _this.hooks.keys():
+    writes_access = not isinstance(_this.worker.log, Log)
+    if not writes_access and not {"pre_request", "post_request"} & _this.hooks.keys():
         return app
     make = requests.wrap_wsgi if interface == "wsgi" else requests.wrap_asgi
     return make(app, _this.worker, _this.hooks)
@@ -83,7 +86,7 @@ class _Worker:
         self.hooks = hooks_of(values)
         cfg = Cfg(values)
         logconfig.apply(about, values)
-        log = Log(cfg)
+        log = logger_of(cfg)
         self.server = Server(cfg, log, os.getppid())
         self.worker = Worker(cfg, log, os.getppid(), _worker.age, _worker.slot, _worker.generation)
         self.worker.pid = os.getpid()
@@ -95,6 +98,13 @@ class _Worker:
             signal.signal(signal.SIGQUIT, self._interrupted)
         if "worker_abort" in self.hooks:
             self._take_abort(self._aborted)
+
+    def take_early(self, door):
+        """Takes what pre_fork gives to this worker."""
+        try:
+            early.ask(door, self.server, self.worker)
+        except (OSError, ValueError) as error:
+            print(f"oxicorn: the worker goes on without what pre_fork sets: {error}", file=sys.stderr)
 
     def call(self, name, *arguments):
         if name in self.hooks:
