@@ -352,6 +352,22 @@ fn the_command_line_page_is_what_the_program_says() {
     generated(COMMAND_LINE, "command line", &text);
 }
 
+// ---- other servers --------------------------------------------------------------------------------------------------
+
+/// Returns the table of another server's settings, which the Python package uses to read them.
+fn table_of(server: &str) -> String {
+    let mut python = Command::new("python3");
+    python.args(["-m", "oxicorn._compat.docs", server]).env("PYTHONPATH", root().join("python"));
+    let output = python.env("PYTHONDONTWRITEBYTECODE", "1").output().expect("python3 can be run");
+    stdout(&output).trim_end().to_owned()
+}
+
+#[test]
+fn the_tables_of_other_servers_are_those_that_the_program_uses() {
+    generated("docs/reference/gunicorn-settings.md", "settings of Gunicorn", &table_of("gunicorn"));
+    generated("docs/reference/uvicorn-options.md", "options of Uvicorn", &table_of("uvicorn"));
+}
+
 // ---- pages ----------------------------------------------------------------------------------------------------------
 
 /// Asserts that the generated part of a page equals `text`. If `REWRITE` is set in the environment, writes `text` into
