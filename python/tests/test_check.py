@@ -95,3 +95,9 @@ def test_no_app_is_told_with_what_to_write(launch):
     server.write_settings()
     done = server.ctl("check")
     assert done.returncode == 2 and "oxicorn app.main:app" in done.stderr
+
+
+def test_the_settings_as_json_are_whole(launch):
+    server = launch.prepare("main:app", files={"main.py": FINE})
+    server.write_settings()
+    assert json.loads(server.ctl("config", "--json", "main:app").stdout)["server.bind"]["origin"] != "default"

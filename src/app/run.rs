@@ -378,12 +378,13 @@ fn end(done: Result<(), ctl::Failed>) -> u8 {
 
 fn print_settings(resolved: &Resolved, differs: Option<ctl::Differs>, json: bool) -> u8 {
     match (differs, json) {
-        (None, true) => print!("{}", resolved.to_json()),
+        // A line that does not end would be lost where another runtime ends the process.
+        (None, true) => println!("{}", resolved.to_json()),
         (None, false) => print!("{}", resolved.to_toml()),
         (Some(ctl::Differs { service, keys }), true) => {
             let mut map = resolved.to_object();
             map.insert("running".to_owned(), serde_json::json!({ "service": service, "differs": keys }));
-            print!("{:#}", serde_json::Value::Object(map));
+            println!("{:#}", serde_json::Value::Object(map));
         }
         (Some(ctl::Differs { service, keys }), false) => {
             let keys = keys.join(", ");
