@@ -11,7 +11,8 @@ import pytest
 
 from harness import command
 from oxicorn import _compat
-from oxicorn._compat import gunicorn, uvicorn
+from oxicorn._compat import commandline, gunicorn, uvicorn
+from oxicorn._compat.collected import Collected
 
 REFERENCE = Path(__file__).resolve().parents[2] / "docs" / "reference"
 
@@ -332,6 +333,9 @@ def test_the_default_of_one_worker_holds_for_a_foreign_command_only(folder):
     assert read("app:app --port 80").settings["workers.count"] == "1"
     assert "workers.count" not in read("app:app -k sync", WEB_CONCURRENCY="3").settings
     assert "workers.count" not in read("app:app --root-path /x").settings
+    (folder / ".env").write_text("WEB_CONCURRENCY=3\n")
+    assert "workers.count" not in read("app:app --port 80 --env-file .env").settings
+    assert read("app:app --port 80 --env-file none").settings["workers.count"] == "1"
     (folder / "supervisor.toml").touch()
     assert "workers.count" not in read("app:app -k sync").settings
     assert "server.unix_mode" not in read("app:app -k sync -b unix:x").settings
@@ -383,3 +387,98 @@ def test_the_folder_of_the_app(folder):
     (folder / "main.py").touch()
     got = read("main:app --app-dir src")
     assert got.words == "src/main.py:app" and "python.pythonpath" not in got.settings
+
+
+# ---- what the other servers themselves read ----
+
+#: Values that these settings take, if not any value of their kind.
+EXAMPLES = {
+    "asgi_lifespan": "on", "asgi_loop": "uvloop", "header_map": "refuse", "http2_cleartext": "both",
+    "http2_max_frame_size": "20000", "http2_max_concurrent_streams": "7",
+    "http_parser": "python", "http_protocols": "h2,h1", "reload_engine": "poll",
+    "chdir": "/tmp", "cert_reqs": "2", "reload_extra_files": "/etc/hosts",
+    "interface": "wsgi", "lifespan": "off", "log_level": "debug", "reload_dirs": "/tmp", "env_file": "/etc/hosts",
+    "log_config": "/etc/hosts",
+}  # fmt: skip
+OF_KIND = {
+    "int": ["7", "0"], "count": ["7"], "octal": ["022", "18", "0o27", "0"], "text": [" a b ", "x=y"], "class": ["sync"],
+    "commas": ["10.0.0.1, ::1"], "float": ["2.5", "3"], "truth": ["false", "1", "on"], "list": ["a=1"], "user": ["7"],
+}  # fmt: skip
+
+
+def lines_of(table):
+    """Returns a line for each flag of a table and each kind of value."""
+    for option in table.OPTIONS.values():
+        for flag in option.flags:
+            if option.kind in table.SWITCHES:
+                yield option, [flag]
+                continue
+            if option.kind in ("proxy", "any") or option.name in ("config", "version", "statsd_host"):
+                continue
+            for value in [EXAMPLES[option.name]] if option.name in EXAMPLES else OF_KIND[option.kind]:
+                yield option, [flag, value]
+                yield option, [f"{flag}={value}"]
+                if not flag.startswith("--"):
+                    yield option, [f"{flag}{value}"]
+                if option.kind == "list":
+                    yield option, [flag, value, flag, value]
+
+
+def our_value(table, option, words):
+    """The value that is read from a line with one flag."""
+    dialect = "gunicorn" if table is gunicorn else "uvicorn"
+    given = {"gunicorn": {}, "uvicorn": {}}
+    for part in commandline.split(words):
+        commandline._take_flag(part, dialect, given, Collected())
+    return given[dialect][option.name].value
+
+
+def test_every_flag_is_read_as_gunicorn_reads_it(monkeypatch):
+    config = pytest.importorskip("gunicorn.config")
+    checked = 0
+    for option, words in lines_of(gunicorn):
+        if words[0] in ("--check-config", "--print-config"):
+            continue
+        cfg = config.Config(prog="gunicorn")
+        theirs = vars(cfg.parser().parse_args(words))[option.name]
+        cfg.set(option.name, theirs)
+        theirs, ours = cfg.settings[option.name].get(), our_value(gunicorn, option, words)
+        if option.kind == "commas" and isinstance(theirs, str):
+            theirs = gunicorn.read_value(option, theirs)
+        assert str(ours) == str(theirs), words
+        checked += 1
+    assert checked > 250, checked
+
+
+def test_every_option_is_read_as_uvicorn_reads_it():
+    main = pytest.importorskip("uvicorn.main").main
+    checked = 0
+    for option, words in lines_of(uvicorn):
+        if option.name == "version":
+            continue
+        theirs = main.make_context("uvicorn", ["app:app", *words], auto_envvar_prefix=None).params[option.name]
+        ours = our_value(uvicorn, option, words)
+        if option.kind == "commas":
+            theirs = [item.strip() for item in theirs.split(",")]
+        assert ours == (list(theirs) if option.kind == "list" else theirs), words
+        checked += 1
+    assert checked > 100, checked
+
+
+def test_every_variable_is_read_as_uvicorn_reads_it(monkeypatch):
+    main = pytest.importorskip("uvicorn.main").main
+    for option in uvicorn.OPTIONS.values():
+        switch = option.kind in uvicorn.SWITCHES
+        for value in ["true", "0"] if switch else [EXAMPLES.get(option.name) or OF_KIND[option.kind][0].strip()]:
+            if option.name in ("version", "app"):
+                continue
+            with monkeypatch.context() as patch:
+                patch.setenv(f"UVICORN_{option.name.upper()}", value)
+                theirs = main.make_context("uvicorn", ["app:app"], auto_envvar_prefix="UVICORN").params[option.name]
+            given = {"gunicorn": {}, "uvicorn": {}}
+            environ = {f"UVICORN_{option.name.upper()}": value}
+            commandline._take_variables("uvicorn", [], environ, given, Collected())
+            ours = given["uvicorn"][option.name].value
+            if option.kind == "commas":
+                theirs = [item.strip() for item in theirs.split(",")]
+            assert ours == (list(theirs) if option.kind == "list" else theirs), (option.name, value)

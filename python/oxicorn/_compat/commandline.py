@@ -292,11 +292,20 @@ def _translate(dialect, given, collected, configuration, environ):
         gunicorn.translate(entry, collected, folder)
     for entry in given["uvicorn"].values():
         uvicorn.translate(entry, collected)
-    counted = bool(environ.get("WEB_CONCURRENCY"))
+    counted = bool(environ.get("WEB_CONCURRENCY")) or _counts(given["uvicorn"].get("env_file"))
     if configuration is None:
         # Else the helper process does this, which also knows what the file says.
         gunicorn.combine(given["gunicorn"], collected, folder, dialect == "gunicorn" and not counted)
     uvicorn.combine(given["uvicorn"], collected, dialect == "uvicorn", counted)
+
+
+def _counts(env_file):
+    """Says whether a file of variables seems to set the number of workers. oxicorn reads it later."""
+    try:
+        with open(env_file.value if env_file else "", encoding="utf-8", errors="replace") as file:
+            return "WEB_CONCURRENCY" in file.read()
+    except OSError:
+        return False
 
 
 def _with_app(kept, command, given, collected):
