@@ -7,6 +7,7 @@ requests (`_oxicorn` does), and to end the process (`_worker`).
 import asyncio
 import sys
 import traceback
+from asyncio.base_events import _run_until_complete_cb
 
 from . import _oxicorn, _worker
 
@@ -29,6 +30,19 @@ def _frames(awaited):
         awaited = inner
 
 
+async def _main():
+    """Waits for ever, in the place of the task for which `asyncio.run()` runs a loop. anyio ties its threads to that
+    task, and finds it by this callback. Without such a task it ties them to the task of each request, and makes new
+    threads for the next one."""
+    main = asyncio.current_task()
+    main.add_done_callback(_run_until_complete_cb)
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        # The callback would stop the loop.
+        main.remove_done_callback(_run_until_complete_cb)
+
+
 class Lifespan:
     """The lifespan of one worker. `mode` is `python.lifespan`."""
 
@@ -38,10 +52,11 @@ class Lifespan:
         self._messages = asyncio.Queue()
         self._received = set()
         self._answered = {phase: loop.create_future() for phase in ("startup", "shutdown")}
-        self._task = None
+        self._main = self._task = None
 
     async def start(self):
         """Starts the lifespan. Returns None when the app is ready, or the sentence and the traceback of its failure."""
+        self._main = self._loop.create_task(_main(), name="main")
         if self._mode == "off":
             return None
         self._task = self._loop.create_task(self._run(), name="lifespan")

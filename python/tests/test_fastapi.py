@@ -71,6 +71,11 @@ def test_sixty_sync_endpoints_of_0_3_seconds_take_two_rounds_of_threads(server):
     assert took < 9
 
 
+def test_a_thread_of_sync_endpoints_serves_more_than_one_request(client):
+    first, *others = [client.get("/thread").json() for _ in range(4)]
+    assert others == [first + 1, first + 2, first + 3]
+
+
 def test_background_tasks_run_after_the_answer(server, client):
     assert client.get("/background").json() == {"accepted": True}
     server.wait_record("async work done")

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import contextvars
 import tempfile
+import threading
 import time
 
 from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request, WebSocket, WebSocketDisconnect
@@ -15,6 +16,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 
 from toolkit import record
 
+CALLS = threading.local()
 REQUEST = contextvars.ContextVar("request", default=None)
 FILE = tempfile.NamedTemporaryFile(prefix="oxicorn-shop-", suffix=".txt")
 FILE.write(b"0123456789" * 5000)
@@ -74,6 +76,13 @@ def sync(request: Request):
     """A `def` endpoint: it runs in a thread of anyio."""
     time.sleep(0.3)
     return {"request": REQUEST.get()}
+
+
+@app.get("/thread")
+def thread():
+    """Says how many of these calls its thread has had."""
+    CALLS.count = getattr(CALLS, "count", 0) + 1
+    return CALLS.count
 
 
 @app.get("/background")
