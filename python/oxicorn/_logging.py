@@ -201,6 +201,34 @@ def with_records(app):
     return recorded
 
 
+class _WsgiRecords:
+    """Makes a record for each request of a WSGI app."""
+
+    def before(self, request):
+        request.begun = time.perf_counter()
+
+    def after(self, request, environ, response):
+        scope = {
+            "method": request.method,
+            "path": environ["PATH_INFO"],
+            "raw_path": request.path.encode("latin-1"),
+            "query_string": request.query.encode("latin-1"),
+            "http_version": environ["SERVER_PROTOCOL"].removeprefix("HTTP/"),
+            "client": request.remote_addr if request.remote_addr[0] else None,
+            "headers": [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in request.headers],
+            "environ": environ,
+        }
+        headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers]
+        _record(scope, response.status_code or 500, headers, response.sent, time.perf_counter() - request.begun)
+
+
+def with_wsgi_records(app):
+    """Returns the WSGI app, with a record for each request. A worker calls it as it calls that of `with_records`."""
+    from ._compat.requests import watch_wsgi
+
+    return watch_wsgi(app, _WsgiRecords())
+
+
 def _record(scope, status, headers, length, seconds):
     """Makes the records of a request, each with the arguments that its server gives."""
     logger = _access_loggers["uvicorn.access"]
@@ -227,7 +255,8 @@ class _Atoms(dict):
         sent = [
             (f"{{{bytes(name).decode('latin-1').lower()}}}o", bytes(value).decode("latin-1")) for name, value in headers
         ]
-        super().__init__(received + sent)
+        variables = [(f"{{{name.lower()}}}e", value) for name, value in scope.get("environ", {}).items()]
+        super().__init__(received + sent + variables)
         micros = int(seconds * 1_000_000)
         self.update(
             h=(scope.get("client") or ("-",))[0] or "-",

@@ -259,6 +259,28 @@ def test_a_worker_goes_on_if_the_process_of_the_hooks_is_gone(tmp_path):
     assert "the worker goes on without what pre_fork sets" in done.stderr
 
 
+def test_a_wsgi_app_has_records_with_the_variables_of_its_environ(tmp_path):
+    done = in_a_worker(
+        tmp_path,
+        """
+        logconfig_dict = {"formatters": {"generic": {"format": "%(message)s"}}}
+        access_log_format = '%(r)s %(s)s %(B)s %({RAW_URI}e)s %({x-a}i)s %({x-b}o)s %(h)s'
+        """,
+        """
+        worker.begin(about)
+        def app(environ, start_response):
+            start_response("404 Not Found", [("X-B", "2")])
+            return [b"abc"]
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/a", "RAW_URI": "/a?b", "QUERY_STRING": "b", "HTTP_X_A": "1",
+                   "SERVER_PROTOCOL": "HTTP/1.1", "wsgi.url_scheme": "http", "REMOTE_ADDR": "10.0.0.1"}
+        items = _logging.with_wsgi_records(app)(environ, lambda status, headers: None)
+        assert list(items) == [b"abc"]
+        items.close()
+        """,
+    )
+    assert done.stdout.splitlines()[0] == "GET /a?b HTTP/1.1 404 3 /a?b 1 2 10.0.0.1", done.stderr
+
+
 LOGGER = """
     import logging
     from gunicorn.glogging import Logger
@@ -498,7 +520,6 @@ def run_wsgi(app, **changes):
         return body.append
 
     items = app(environ, start_response)
-    assert len(items) == 1
     body += items
     items.close()
     return *answered[0], b"".join(body)
@@ -532,6 +553,54 @@ A_SCOPE = {
     "headers": [],
     "client": ("10.0.0.1", 80),
 }
+
+
+def answer_of(app, environ=None):
+    """Calls a WSGI app as a server does, and returns what it got, in order."""
+    got = []
+
+    def start_response(status, headers, exc_info=None):
+        got.append((status, dict(headers), exc_info and exc_info[0]))
+        return lambda data: got.append(data)
+
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/", "SERVER_PROTOCOL": "HTTP/1.1", **(environ or {})}
+    items = app({"wsgi.url_scheme": "http", **environ}, start_response)
+    got += items
+    items.close()
+    return got
+
+
+def test_a_wsgi_response_is_the_same_behind_the_hooks():
+    def listed(environ, start_response):
+        start_response("200 OK", [])
+        return [b"ab", b"c"]
+
+    def generated(environ, start_response):
+        start_response("200 OK", [])
+        yield b"ab"
+        yield b"c"
+
+    def corrected(environ, start_response):
+        start_response("200 OK", [])
+        try:
+            raise KeyError
+        except KeyError:
+            start_response("500 Sorry", [], sys.exc_info())
+        return []
+
+    def twice(environ, start_response):
+        start_response("200 OK", [])
+        start_response("200 OK", [])
+
+    def wrap(app):
+        return wrapped("def post_request(worker, req): pass", app, "wsgi")[0]
+
+    assert answer_of(wrap(listed)) == [("200 OK", {"Content-Length": "3"}, None), b"ab", b"c"]
+    assert answer_of(wrap(listed), {"REQUEST_METHOD": "HEAD"})[0] == ("200 OK", {}, None)
+    assert answer_of(wrap(generated)) == [("200 OK", {}, None), b"ab", b"c"]
+    assert answer_of(wrap(corrected)) == [("500 Sorry", {"Content-Length": "0"}, KeyError)]
+    with pytest.raises(AssertionError):
+        answer_of(wrap(twice))
 
 
 def test_the_file_of_a_wsgi_app_stays_one_for_the_server():

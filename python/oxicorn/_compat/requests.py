@@ -7,8 +7,6 @@ configuration writes it.
 import datetime
 import time
 
-from .objects import Log
-
 
 class Request:
     """A request, by Gunicorn's names. What a hook changes in `scheme` and `headers` reaches the app."""
@@ -46,9 +44,9 @@ class Response:
 class _Hooks:
     """The two hooks of a request, and the access log if a class of the configuration writes it."""
 
-    def __init__(self, worker, hooks):
+    def __init__(self, worker, hooks, access):
         self.worker, self.pre, self.post = worker, hooks.get("pre_request"), hooks.get("post_request")
-        self.access = None if isinstance(worker.log, Log) else worker.log.access
+        self.access = access
 
     def before(self, request):
         self.worker.nr += 1
@@ -68,9 +66,10 @@ class _Hooks:
             self.worker.log.exception("Exception in post_request hook")
 
 
-def wrap_asgi(app, worker, hooks):
-    """Returns the ASGI app with the hooks. They see the requests of HTTP, and no web sockets, as with Gunicorn."""
-    hooks = _Hooks(worker, hooks)
+def wrap_asgi(app, worker, hooks, access=None):
+    """Returns the ASGI app with the hooks. They see the requests of HTTP, and no web sockets, as with Gunicorn.
+    `access` writes the line of a request, if a class of the configuration does that."""
+    hooks = _Hooks(worker, hooks, access)
 
     async def hooked(scope, receive, send):
         if scope["type"] != "http":
@@ -146,40 +145,70 @@ def _variable(name):
     return name if name in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{name}"
 
 
-def wrap_wsgi(app, worker, hooks):
-    """Returns the WSGI app with the hooks. post_request runs when the server closes the response."""
-    hooks = _Hooks(worker, hooks)
+def wrap_wsgi(app, worker, hooks, access=None):
+    """Returns the WSGI app with the hooks. post_request runs when the server has sent the response."""
+    return watch_wsgi(app, _Hooks(worker, hooks, access))
+
+
+def watch_wsgi(app, hooks):
+    """Returns the WSGI app with calls of `hooks.before` and `hooks.after`."""
 
     def hooked(environ, start_response):
-        request, response = _request_of_environ(environ), Response()
-
-        def started(status, headers, exc_info=None):
-            response.status, response.headers = status, list(headers)
-            response.status_code = int(status[:3])
-            write = start_response(status, headers, *([exc_info] if exc_info else []))
-            return lambda data: _written(response, data, write)
-
-        def ended():
-            hooks.after(request, environ, response)
-
+        request, response = _request_of_environ(environ), _Started(start_response)
+        ended = lambda: hooks.after(request, environ, response)
         try:
             hooks.before(request)
             _change_environ(environ, request)
-            items = app(environ, started)
+            items = app(environ, response.start)
+            response.returned(items, environ["REQUEST_METHOD"])
         except BaseException:
             ended()
             raise
         if type(items) is environ.get("wsgi.file_wrapper"):
             return _file(items, response, ended)
-        return (_SizedBody if hasattr(items, "__len__") else _Body)(items, response, ended)
+        return _Body(items, response, ended)
 
     return hooked
 
 
-def _written(response, data, write):
-    write(data)
-    response.headers_sent = True
-    response.sent += len(data)
+class _Started(Response):
+    """A response that the app starts. The server hears of it when the app has returned or written: then the length of
+    a list is known, which the server does not see behind `_Body`."""
+
+    def __init__(self, start_response):
+        super().__init__()
+        self._start_response, self._has_returned = start_response, False
+        self._write = self._exc_info = None
+
+    def start(self, status, headers, exc_info=None):
+        if self.status is not None and exc_info is None:
+            raise AssertionError("start_response() was called before")
+        self.status, self.headers, self._exc_info = status, list(headers), exc_info
+        self.status_code = int(status[:3])
+        if self._has_returned or self._write is not None:
+            self._tell()
+        return self.write
+
+    def _tell(self):
+        exc_info, self._exc_info = self._exc_info, None
+        self._write = self._start_response(self.status, self.headers, *([exc_info] if exc_info else []))
+
+    def write(self, data):
+        if self._write is None:
+            self._tell()
+        self._write(data)
+        self.headers_sent = True
+        self.sent += len(data)
+
+    def returned(self, items, method):
+        self._has_returned = True
+        if self.status is None or self._write is not None:
+            return
+        has_length = any(name.lower() == "content-length" for name, _ in self.headers)
+        has_body = method != "HEAD" and self.status_code not in (204, 304)
+        if type(items) in (list, tuple) and has_body and not has_length:
+            self.headers.append(("Content-Length", str(sum(map(len, items)))))
+        self._tell()
 
 
 def _file(items, response, ended):
@@ -218,13 +247,6 @@ class _Body:
                 self._items.close()
         finally:
             self._ended()
-
-
-class _SizedBody(_Body):
-    """The server may take the length of a body of one item from that item."""
-
-    def __len__(self):
-        return len(self._items)
 
 
 def _request_of_environ(environ):

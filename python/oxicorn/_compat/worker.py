@@ -49,11 +49,11 @@ def wrap(app, interface):
     _this.worker.wsgi = app
     if interface == "wsgi":
         _this.listen_in_a_thread()
-    writes_access = not isinstance(_this.worker.log, Log)
-    if not writes_access and not {"pre_request", "post_request"} & _this.hooks.keys():
+    access = None if isinstance(_this.worker.log, Log) else _this.worker.log.access
+    if access is None and not {"pre_request", "post_request"} & _this.hooks.keys():
         return app
     make = requests.wrap_wsgi if interface == "wsgi" else requests.wrap_asgi
-    return make(app, _this.worker, _this.hooks)
+    return make(app, _this.worker, _this.hooks, access)
 
 
 def end():
