@@ -411,3 +411,15 @@ def test_a_tool_of_tracing_may_stand_before_the_command(launch, monkeypatch, too
     assert server.ctl("reload").returncode == 0
     assert get(server, "/hello").json() == {"hello": "world"}
     server.stop()
+
+
+@pytest.mark.parametrize(("status", "code"), [(200, 0), (404, 0), (500, 1)])
+def test_health_takes_any_answer_of_an_app_without_a_path_for_it(launch, status, code):
+    app = f"""
+async def app(scope, receive, send):
+    assert scope["type"] == "http"
+    await send({{"type": "http.response.start", "status": {status}, "headers": []}})
+    await send({{"type": "http.response.body"}})
+"""
+    server = launch("main:app", files={"main.py": app})
+    assert server.ctl("health").returncode == code
