@@ -74,7 +74,8 @@ def test_a_configuration(folder):
         "gunicorn.conf.py:16: daemon": "foreground",
         "gunicorn.conf.py:17: post_fork": "-c gunicorn.conf.py",
     }.items():
-        assert f"#   {origin}: " in got.text and text in got.text.split(f"#   {origin}: ")[1].split("\n")[0]
+        unwrapped = got.text.replace("\n#     ", " ")
+        assert f"#   {origin}: " in unwrapped and text in unwrapped.split(f"#   {origin}: ")[1].split("\n")[0]
     assert "`oxicorn APP`" in got.text, "the file names no app"
 
 

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import sys
+import textwrap
 
 from . import commandline, configuration, gunicorn
 from .collected import Collected
@@ -364,15 +365,18 @@ def written(given, entries, without, source):
         lines += ["", "# The app is named on the command line: `oxicorn APP`; or here, as `app` in the table [python]."]
     if without:
         lines += ["", "# What is not the same, and what has no place in this file:"]
-        lines += [f"#   {_one_line(origin)}: {text}" for origin, text in without]
+        for origin, text in without:
+            lines += _wrapped(f"{origin}: {text}")
     if source.notes:
         lines += ["", "# Beside this file:"]
-        lines += [f"#   {_one_line(note)}" for note in source.notes]
+        for note in source.notes:
+            lines += _wrapped(note)
     return "\n".join(lines) + "\n"
 
 
-def _one_line(text):
-    return " ".join(text.split())
+def _wrapped(text):
+    """Returns the lines of a comment."""
+    return textwrap.wrap(text, 100, initial_indent="#   ", subsequent_indent="#     ", break_on_hyphens=False)
 
 
 def toml_value(key, value):
