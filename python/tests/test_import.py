@@ -142,13 +142,23 @@ def test_a_unit_of_systemd(folder):
     }  # fmt: skip
     assert got.origins["count"] == "gunicorn.conf.py:1" and got.origins["timeout"] == "--timeout"
     assert "User=shop stays in the unit" in got.text and "Type=notify" in got.text
-    line = "ExecStart=/usr/bin/uvicorn main:app --uds /run/x.sock"
-    assert imported(line).settings["server.bind"] == ["unix:/run/x.sock"]
+    got = imported("ExecStart=/usr/bin/uvicorn main:app --uds /run/%i.sock")
+    assert got.settings["server.bind"] == ["unix:/run/%i.sock"] and "systemd fills in %i" in got.text
+
+
+def test_a_dockerfile(folder):
+    (folder / "Dockerfile").write_text(
+        'FROM python:3.13\nRUN pip install gunicorn\nCMD ["gunicorn", "-k", "asgi", \\\n  "-w", "4", "app.main:app"]\n'
+    )
+    got = imported("Dockerfile")
+    assert got.settings == {"python.interface": "asgi", "workers.count": 4, "python.app": "app.main:app"}
+    assert imported("CMD uvicorn main:app --port 80").settings["server.bind"] == ["127.0.0.1:80"]
 
 
 @pytest.mark.parametrize("words, said", [
     (["nothing.py"], "neither gunicorn nor uvicorn is in: nothing.py"),
     (["celery -A shop"], "neither gunicorn nor uvicorn"),
+    (["CMD node x.js"], "no CMD with gunicorn or uvicorn"),
     (["gunicorn 'app"], "No closing quotation"),
     (["broken.py"], "broken.py:2: NameError: name 'undefined' is not defined"),
     (["Procfile"], "Procfile has no line with gunicorn or uvicorn"),

@@ -97,6 +97,8 @@ class Lines:
         file = namespace.get("__file__") or namespace.get("__name__", "")
         self.file = shown_path(file)
         self._found = {}
+        #: The modules of which the file imports all names.
+        self._stars = []
         try:
             with open(file, "rb") as opened:
                 self._look(ast.parse(opened.read()).body)
@@ -110,7 +112,11 @@ class Lines:
         if len(found) > 1:
             # The branches of an `if` often have literals: that with the value is the one that ran.
             found = [entry for entry in found if _is_literal(entry[1], value)] or found
-        return f"{self.file}:{found[-1][0]}" if found else self.file
+        if found:
+            return f"{self.file}:{found[-1][0]}"
+        modules = (sys.modules.get(name) for name in reversed(self._stars))
+        there = next((module for module in modules if getattr(module, name, self) is value), None)
+        return Lines(vars(there)).origin(name, value) if there else self.file
 
     def expression(self, name, value):
         """Returns the expression that computed the value of a global, or None if it stands there as it is."""
@@ -128,6 +134,8 @@ class Lines:
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
                 self._add(node.name, node.lineno, None)
             elif isinstance(node, (ast.Import, ast.ImportFrom)):
+                if node.names[0].name == "*":
+                    self._stars.append(node.module)
                 for alias in node.names:
                     self._add(alias.asname or alias.name, node.lineno, None)
             elif isinstance(node, ast.Assign):

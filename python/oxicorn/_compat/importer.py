@@ -23,6 +23,7 @@ FILE-OR-COMMAND is one of
   gunicorn.conf.py        a configuration of Gunicorn, or python:MODULE
   Procfile                its line "web"
   shop.service            a unit of systemd, with ExecStart=
+  Dockerfile              its last CMD or ENTRYPOINT
   gunicorn app:app -w 4   a command line of Gunicorn or Uvicorn, or such a line in quotes
 
 Options:
@@ -140,10 +141,25 @@ def find(given):
             text = file.read()
         if word.endswith((".service", ".conf")) or re.search(r"^\s*ExecStart\s*=", text, re.MULTILINE):
             return of_unit(text, word)
+        if re.search(r"^FROM\s", text, re.MULTILINE):
+            return of_dockerfile(text, word)
         return of_procfile(text, word)
     if match := re.match(r"\s*(ExecStart\s*=)(.*)", word, re.DOTALL):
         return of_unit(f"[Service]\n{match[1]}{match[2]}\n", "ExecStart")
+    if re.match(r"\s*(CMD|ENTRYPOINT)\s", word):
+        return of_dockerfile(word, "the line")
     return of_line(re.sub(r"^\s*[\w-]+:\s+", "", word))
+
+
+def of_dockerfile(text, name):
+    commands = re.findall(r"^\s*(?:CMD|ENTRYPOINT)\s+(.*)$", re.sub(r"\\\n", " ", text), re.MULTILINE)
+    for command in reversed(commands):
+        if re.search(r"\b(gunicorn|uvicorn)\b", command):
+            try:
+                return of_words(json.loads(command))
+            except ValueError:
+                return of_line(command)
+    raise Unreadable(f"{name} has no CMD with gunicorn or uvicorn")
 
 
 def of_procfile(text, name):
@@ -217,6 +233,8 @@ def of_unit(text, name):
         notes.append("Type=notify in the unit makes systemd wait until the workers serve")
     if "ExecReload" in service:
         notes.append("ExecReload= may be `oxicorn reload`, which fails if the new workers do")
+    if specifiers := re.findall(r"%[A-Za-z]", commands[-1].replace("%%", "")):
+        notes.append(f"systemd fills in {', '.join(specifiers)}, which a file of settings cannot: write the values")
     folder = service.get("WorkingDirectory", [""])[-1].lstrip("-!") or None
     # `%%` is a percent sign, which formats of the access log have.
     line = commands[-1].lstrip("@-:+!").replace("%%", "%")
