@@ -247,9 +247,6 @@ def settings(given, everything, collected):
         if everything[name] is not entry:
             # A flag overrides it.
             continue
-        if entry.option.name in gunicorn.MASTER_HOOKS:
-            # Their notes say what such a hook cannot do, if it does it.
-            continue
         if entry.option.kind == "hook":
             collected.tell(entry)
         else:

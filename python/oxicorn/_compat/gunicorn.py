@@ -22,8 +22,8 @@ _STRICT = "such a request is always refused with 400"
 _LOG_CONFIG = "is applied in each worker, to the app's loggers; oxicorn's own log is `log.*`"
 _HOOK = "is called as in Gunicorn"
 _IN_HELPER = (
-    "is called in a helper process beside the master: what it puts into `os.environ` reaches the workers that are "
-    "forked later, and other globals do not"
+    "is called in a process beside the master: what it puts into `os.environ` reaches the workers that are forked "
+    "later, and other globals do not, which is told"
 )
 
 # The columns: name, flags, kind, default, how, keys of oxicorn, sentence. `how` is one of
@@ -162,21 +162,21 @@ _TABLE = (
     ),
     ("pythonpath", "--pythonpath", "commas", [], "same", "python.pythonpath", "after the folder of `python.chdir`"),
     ("paste", "--paste --paster", "text", None, "same", "python.app", "`paste.deploy:loadapp(…)`"),
-    ("on_starting", "", "hook", None, "differs", "", _IN_HELPER),
-    ("on_reload", "", "hook", None, "differs", "", _IN_HELPER),
-    ("when_ready", "", "hook", None, "differs", "", _IN_HELPER),
-    ("pre_fork", "", "hook", None, "differs", "", _IN_HELPER),
+    ("on_starting", "", "hook", None, "same", "", _IN_HELPER),
+    ("on_reload", "", "hook", None, "same", "", _IN_HELPER),
+    ("when_ready", "", "hook", None, "same", "", _IN_HELPER),
+    ("pre_fork", "", "hook", None, "same", "", _IN_HELPER),
     ("post_fork", "", "hook", None, "same", "", _HOOK),
     ("post_worker_init", "", "hook", None, "same", "", _HOOK),
     ("worker_int", "", "hook", None, "same", "", _HOOK),
     ("worker_abort", "", "hook", None, "same", "", _HOOK),
-    ("pre_exec", "", "hook", None, "differs", "", _IN_HELPER),
+    ("pre_exec", "", "hook", None, "same", "", _IN_HELPER),
     ("pre_request", "", "hook", None, "same", "", _HOOK),
     ("post_request", "", "hook", None, "same", "", _HOOK),
-    ("child_exit", "", "hook", None, "differs", "", _IN_HELPER),
+    ("child_exit", "", "hook", None, "same", "", _IN_HELPER),
     ("worker_exit", "", "hook", None, "same", "", _HOOK),
-    ("nworkers_changed", "", "hook", None, "differs", "", _IN_HELPER),
-    ("on_exit", "", "hook", None, "differs", "", _IN_HELPER),
+    ("nworkers_changed", "", "hook", None, "same", "", _IN_HELPER),
+    ("on_exit", "", "hook", None, "same", "", _IN_HELPER),
     ("ssl_context", "", "hook", None, "instead", "", f"is not called: {_TLS}"),
     ("proxy_protocol", "--proxy-protocol", "proxy", "off", "same", "server.proxy_protocol", ""),
     (
@@ -271,7 +271,7 @@ _TABLE = (
 OPTIONS = {row[0]: Option(*row) for row in _TABLE}
 
 #: The hooks that run in the helper process, because they belong to the master.
-MASTER_HOOKS = {name for name, option in OPTIONS.items() if option.kind == "hook" and option.how == "differs"}
+MASTER_HOOKS = {name for name, option in OPTIONS.items() if option.text == _IN_HELPER}
 
 #: The names of Gunicorn's own logger.
 OWN_LOGGERS = ("simple", "gunicorn.glogging.Logger")
