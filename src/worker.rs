@@ -25,6 +25,7 @@ mod rescue;
 mod scanner;
 mod serve;
 mod shared;
+mod standstill;
 mod throttle;
 
 /// The checks that the fuzzer runs, and the types that they need.
@@ -61,7 +62,6 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-pub(crate) use self::background_work::BackgroundCount;
 use self::{
     acceptors::Acceptors,
     access_log::AccessLog,
@@ -70,6 +70,7 @@ use self::{
     serve::{AppBody, BoxError, Serve},
     shared::Shared,
 };
+pub(crate) use self::{background_work::BackgroundCount, standstill::Standstill};
 pub use self::{
     background_work::BackgroundWork,
     connection::{Body, BodyError},
@@ -207,6 +208,7 @@ where
             stopping: shared.stopping(),
             draining: shared.draining(),
             background: shared.background.clone(),
+            standstill: shared.standstill.clone(),
         };
         let outcome = Rc::new(Cell::new(None));
         let (driver, life) = Driver::new(runtime, {

@@ -7,6 +7,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use tokio::sync::watch;
@@ -15,7 +16,7 @@ use crate::{
     scoreboard::Row,
     settings::{Resolved, Settings},
     sys::process,
-    worker::{BackgroundCount, BackgroundWork},
+    worker::{BackgroundCount, BackgroundWork, Standstill},
 };
 
 /// The context of the hooks [`App::prepare`](crate::App::prepare), [`App::migrate`](crate::App::migrate) and
@@ -164,6 +165,7 @@ pub struct WorkerContext {
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) draining: watch::Receiver<bool>,
     pub(crate) background: BackgroundCount,
+    pub(crate) standstill: Standstill,
 }
 
 impl WorkerContext {
@@ -279,6 +281,14 @@ impl WorkerContext {
     /// ```
     pub fn background_work(&self) -> BackgroundWork {
         self.background.begin()
+    }
+
+    /// Reports that all of an app that runs beside the serving loop, on threads of its own, has stood still for `age`;
+    /// `None` means that it works again. The loop of such an app makes its heartbeats whatever the app does. While an
+    /// app stands still, the worker counts as silent for `age`: its siblings accept its connections, and the master
+    /// replaces it if `age` is `workers.timeout` or longer.
+    pub fn app_stands_still(&self, age: Option<Duration>) {
+        self.standstill.set(age);
     }
 
     /// Returns the number of requests that this worker has begun and not yet answered.

@@ -15,7 +15,7 @@ use super::{
     serve::{AppBody, Serve},
     shared::Shared,
 };
-use crate::{log, sys::clock};
+use crate::{channel::ToMaster, log, sys::clock};
 
 const BUSY_TICK: Duration = Duration::from_millis(25);
 const BUSY_PROMISE_MS: u64 = 50;
@@ -79,5 +79,13 @@ fn promise(shared: &Shared, ms: u64) {
     if shared.is_held_up(now) {
         shared.note_delay();
     }
-    shared.row.promise_heartbeat(now + ms);
+    match shared.standstill.since() {
+        None => shared.row.promise_heartbeat(now + ms),
+        // The loop runs, but the app does not. The master must look now, because it expects no change before the end of
+        // the last promise and `workers.timeout`.
+        Some(since) => {
+            shared.row.promise_heartbeat(since);
+            shared.send(ToMaster::Silent { slot: shared.row.slot() as u32 });
+        }
+    }
 }

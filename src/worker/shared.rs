@@ -25,7 +25,7 @@ use tokio::{
 use super::{
     access_log::AccessLog, background_work::BackgroundCount, balance::Balance, connection_list::ConnectionList,
     forwarded::TrustedProxies, own_pages::OwnPages, request_id::RequestIds, scanner::Refusal, serve::Peer,
-    throttle::Throttle,
+    standstill::Standstill, throttle::Throttle,
 };
 use crate::{
     channel::ToMaster,
@@ -99,6 +99,7 @@ pub(super) struct Shared {
     arrivals_known: AtomicU64,
     emptied: Notify,
     pub(super) background: BackgroundCount,
+    pub(super) standstill: Standstill,
     pub(super) connections: ConnectionList,
     balance: Balance,
     /// Notified when a connection ends. It wakes the accept loops that wait for a place.
@@ -156,6 +157,7 @@ impl Shared {
             arrivals_known: AtomicU64::new(row.accepted()),
             emptied: Notify::new(),
             background: BackgroundCount::default(),
+            standstill: Standstill::default(),
             connections: ConnectionList::default(),
             balance: Balance::default(),
             vacated: Notify::new(),
