@@ -13,8 +13,8 @@ import time
 from . import _worker
 
 
-def check(name, preparation, timeout):
-    """Imports the app `name` in a child process, after `_worker.prepare(*preparation)`. Returns the line that tells of
+def check(name, interface, preparation, timeout):
+    """Imports the app `name`, which has this `python.interface`, in a child process, after `_worker.prepare(*preparation)`. Returns the line that tells of
     the app, and None; or None, and the sentence that says why it cannot be imported. `timeout` is in seconds, or None.
     """
     reader, writer = os.pipe()
@@ -22,7 +22,7 @@ def check(name, preparation, timeout):
     pid = os.fork()
     if pid == 0:
         os.close(reader)
-        _import_and_end(name, preparation, writer)
+        _import_and_end(name, interface, preparation, writer)
     os.close(writer)
     told, in_time = _read(reader, timeout)
     if not in_time:
@@ -35,14 +35,14 @@ def check(name, preparation, timeout):
     return tuple(json.loads(told))
 
 
-def _import_and_end(name, preparation, writer):
+def _import_and_end(name, interface, preparation, writer):
     """Imports the app and ends this process."""
     try:
         # What the app prints must not mix with the output of the command, which may be JSON.
         os.dup2(2, 1)
         _worker.prepare(*preparation)
-        app = _worker.load(name)
-        told = f"the app {name} was imported ({_kind(app)})", None
+        app, interface = _worker.load(name, interface)
+        told = f"the app {name} was imported ({_kind(app)}, {interface.upper()})", None
     except BaseException as error:
         told = None, _worker.explain(error, name)[0]
     with os.fdopen(writer, "w") as file:

@@ -1,7 +1,8 @@
 """A worker's interpreter, from the fork to its end.
 
 Owns: the environment, `site` and `sys.path` of the worker, the import of the app, the sentence for an app that cannot
-be imported, and the end of the process. Refuses: to run the event loop (`_loop`) and the lifespan (`_lifespan`).
+be imported, and the end of the process. Refuses: to tell ASGI from WSGI (`_interface`), and to run the event loop
+(`_loop`) and the lifespan (`_lifespan`).
 """
 
 import ast
@@ -11,7 +12,8 @@ import sys
 import time
 import traceback
 
-from . import _oxicorn
+from . import _interface, _lazy_loop, _oxicorn
+from ._interface import AppError
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 
@@ -37,10 +39,6 @@ threads_grace = 5.0
 TEXT_MAX = 300
 
 
-class AppError(Exception):
-    """The name of the app is wrong, or does not name an ASGI app. The text is the whole sentence."""
-
-
 def take_sigterm():
     """Sets a handler of SIGTERM that the handlers of libraries can chain to. Without one, some of them end the process
     when they have done their work. The handler of the process stays the supervisor's, which begins the drain. The
@@ -64,6 +62,11 @@ def _on_term(number, frame):
 def hold_sigterm(loop):
     """Gives SIGTERM back to the supervisor, after the app may have set a handler of its own."""
     loop._hold_sigterm()
+    raise_early_sigterm()
+
+
+def raise_early_sigterm():
+    """Repeats a SIGTERM that came too early."""
     if _term_seen:
         # It came while a handler of the app was in the place of the supervisor's.
         signal.raise_signal(signal.SIGTERM)
@@ -109,16 +112,24 @@ def _name_main(main):
     main.__spec__ = ModuleSpec("oxicorn.__main__", None)
 
 
-def load(name):
-    """Imports the app and returns it."""
+def load(name, interface="auto"):
+    """Imports the app. Returns it, and its interface: `asgi` or `wsgi`. Without `auto`, `interface` is what it must be."""
+    if interface == "asgi":
+        _oxicorn.make_event_loop()
+    if interface != "auto":
+        return _load(name, interface)
+    with _lazy_loop.Watch(_oxicorn.make_event_loop):
+        return _load(name, interface)
+
+
+def _load(name, interface):
     module_name, attribute = _parse(name)
     if module_name.endswith(".py") or "/" in module_name:
         module_name = _module_of_file(module_name)
     __import__(module_name)
     module = sys.modules[module_name]
     app = _default_app(module) if attribute is None else _evaluate(attribute, module, name)
-    _assert_is_asgi(app, name)
-    return app
+    return app, _interface.of(app, name, interface)
 
 
 def _parse(name):
@@ -207,37 +218,6 @@ def _module_of_file(path):
     if folder not in sys.path:
         sys.path.insert(0, folder)
     return ".".join(parts)
-
-
-def _assert_is_asgi(app, name):
-    import inspect
-
-    if inspect.iscoroutine(app):
-        app.close()
-        raise AppError(f"{name} is a coroutine: the factory of an app must be a plain function")
-    if not callable(app):
-        raise AppError(f"{name} is an object of the type {type(app).__name__!r}, and not an app that can be called")
-    try:
-        signature = inspect.signature(app)
-    except (TypeError, ValueError):
-        return
-    if _takes(signature, 3):
-        return
-    if _takes(signature, 2):
-        raise AppError(
-            f"{name} is a WSGI app, and oxicorn serves ASGI apps: wrap it, for example with a2wsgi.WSGIMiddleware"
-        )
-    if _takes(signature, 0):
-        raise AppError(f"{name} takes no arguments, so it is no app; if it is a factory, write {name}()")
-    raise AppError(f"{name} does not take the arguments of an ASGI 3 app: scope, receive, send")
-
-
-def _takes(signature, count):
-    try:
-        signature.bind(*[None] * count)
-    except TypeError:
-        return False
-    return True
 
 
 def explain(error, name):

@@ -13,12 +13,15 @@ use std::{
     ffi::OsString,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
+    rc::Rc,
     sync::Arc,
     time::Duration,
 };
 
 use oxicorn::{BootFailure, Driven, Driver, Lifespan, WorkerContext};
 use pyo3::{
+    exceptions::PyRuntimeError,
+    ffi,
     prelude::*,
     types::{PyBytes, PyDict},
 };
@@ -32,7 +35,9 @@ use crate::{
     bridge::{self, AsgiService, EventLoop, LoopHandle},
     compat::Compat,
     logging,
-    settings::{self, Python as Settings},
+    service::PythonService,
+    settings::{self, Interface, Python as Settings},
+    wsgi::{self, WsgiApp, WsgiService},
 };
 
 /// How long the requests that were cut may take to end, before the lifespan ends.
@@ -45,6 +50,28 @@ const REPORT_BEFORE: Duration = Duration::from_millis(500);
 thread_local! {
     /// The factory that waits for the app.
     static WAITING: RefCell<Option<Waiting>> = const { RefCell::new(None) };
+    /// The loop of asyncio while the app is imported.
+    static LOOP: RefCell<LazyLoop> = const { RefCell::new(LazyLoop::None) };
+}
+
+/// The loop of asyncio. It is made when the import of the app asks for asyncio, because the app may ask for its loop
+/// then. Otherwise it is made when the app turns out to be one of ASGI.
+#[derive(Default)]
+enum LazyLoop {
+    #[default]
+    None,
+    Wanted(Rc<Driver>, Arc<Settings>),
+    Made(EventLoop),
+}
+
+/// Makes the loop, if it is not made yet.
+#[pyfunction]
+pub(crate) fn make_event_loop(py: Python<'_>) -> PyResult<()> {
+    match LOOP.take() {
+        LazyLoop::Wanted(driver, settings) => LOOP.set(LazyLoop::Made(EventLoop::new(py, driver, &settings)?)),
+        other => LOOP.set(other),
+    }
+    Ok(())
 }
 
 /// What the factory hands to the outer loop, which runs outside of it.
@@ -53,26 +80,40 @@ struct Waiting {
     imported: oneshot::Sender<Result<Imported, BootFailure>>,
 }
 
-/// The app after its import, and the lifespan that has begun to start.
-struct Imported {
+/// The app after its import.
+enum Imported {
+    Asgi(Starting),
+    Wsgi(Arc<WsgiApp>),
+}
+
+/// An ASGI app, and its lifespan, which has begun to start.
+struct Starting {
     app: Arc<bridge::App>,
     lifespan: Py<PyAny>,
     event_loop: LoopHandle,
     started: oneshot::Receiver<PyResult<Py<PyAny>>>,
 }
 
-/// Waits until the outer loop has imported the app, and the lifespan has started.
+/// Waits until the outer loop has imported the app, and the lifespan or the threads have started.
 ///
 /// # Errors
 /// The reason why the app cannot serve, with the traceback.
-pub(crate) async fn factory(context: WorkerContext) -> Result<Lifespan<AsgiService>, BootFailure> {
+pub(crate) async fn factory(context: WorkerContext) -> Result<Lifespan<PythonService>, BootFailure> {
     let (boot_timeout, grace) = (context.settings().workers.boot_timeout, context.table::<Settings>().shutdown_grace);
     let begun = Instant::now();
     let (imported, import) = oneshot::channel();
     WAITING.set(Some(Waiting { context, imported }));
     tokio::spawn(tell_python_of_sigterm());
     let ended = || BootFailure::new("the interpreter of the worker ended before the app was ready");
-    let Imported { app, lifespan, event_loop, started } = import.await.map_err(|_| ended())??;
+    let Starting { app, lifespan, event_loop, started } = match import.await.map_err(|_| ended())?? {
+        Imported::Asgi(starting) => starting,
+        Imported::Wsgi(app) => {
+            let started = Python::attach(|py| app.start(py));
+            started.map_err(|error| BootFailure::new(format!("the threads of the app cannot be started: {error}")))?;
+            let service = PythonService::Wsgi(WsgiService(Arc::clone(&app)));
+            return Ok(Lifespan::new(service).on_shutdown(async move { app.end() }).shutdown_grace(grace));
+        }
+    };
     let started = if boot_timeout.is_zero() {
         started.await
     } else {
@@ -87,7 +128,7 @@ pub(crate) async fn factory(context: WorkerContext) -> Result<Lifespan<AsgiServi
         },
         Err(error) => Err(BootFailure::new(format!("lifespan.startup: {error}"))),
     })?;
-    let service = AsgiService(Arc::clone(&app));
+    let service = PythonService::Asgi(AsgiService(Arc::clone(&app)));
     Ok(Lifespan::new(service).on_shutdown(shut_down(app, lifespan, event_loop)).shutdown_grace(grace))
 }
 
@@ -98,10 +139,10 @@ async fn tell_python_of_sigterm() {
     let Ok(mut term) = signal(SignalKind::terminate()) else { return };
     // Once is enough: a handler that calls `sys.exit()` makes the worker send itself another SIGTERM.
     if term.recv().await.is_some() {
-        let told =
-            Python::attach(|py| py.import("_thread")?.call_method1("interrupt_main", (libc::SIGTERM,)).map(drop));
-        if let Err(error) = told {
-            tracing::debug!(event = "sigterm_untold", %error, "Python's handler of SIGTERM cannot be called");
+        // SAFETY: this function may be called without the GIL, and at any time once the interpreter exists.
+        #[expect(unsafe_code, reason = "to ask for the GIL here would stop the loop while another thread has it")]
+        unsafe {
+            ffi::PyErr_SetInterruptEx(libc::SIGTERM);
         }
     }
 }
@@ -165,12 +206,30 @@ pub(crate) fn drive(py: Python<'_>, driver: Driver, compat: &Compat) -> Result<(
         }
     };
     driver.hold_sigterm()?;
-    let event_loop = EventLoop::new(py, driver, &settings)?;
+    let driver = Rc::new(driver);
+    LOOP.set(LazyLoop::Wanted(Rc::clone(&driver), Arc::clone(&settings)));
     let compat = compat.of_worker(context.foreign());
-    let booted = boot(py, &module, &event_loop, &name, (context, settings), compat)
-        .map_err(|error| failure(&module, error, &name));
-    drop(imported.send(booted));
-    Ok(event_loop.run(py)?)
+    let booted = load(&module, &name, settings.interface, compat).and_then(|(callable, interface)| match interface {
+        Interface::Wsgi => {
+            if let LazyLoop::Made(event_loop) = LOOP.take() {
+                event_loop.release(py);
+            }
+            boot_wsgi(&module, &callable, &driver, (context, settings)).map(Imported::Wsgi)
+        }
+        Interface::Auto | Interface::Asgi => {
+            make_event_loop(py)?;
+            LOOP.with_borrow(|made| match made {
+                LazyLoop::Made(event_loop) => boot_asgi(&module, &callable, event_loop, (context, settings)),
+                LazyLoop::None | LazyLoop::Wanted(..) => Err(PyRuntimeError::new_err("the loop cannot be made")),
+            })
+            .map(Imported::Asgi)
+        }
+    });
+    drop(imported.send(booted.map_err(|error| failure(&module, error, &name))));
+    match LOOP.take() {
+        LazyLoop::Made(event_loop) => Ok(event_loop.run(py)?),
+        LazyLoop::None | LazyLoop::Wanted(..) => wsgi::run(py, driver),
+    }
 }
 
 /// The arguments of `_worker.prepare`.
@@ -211,31 +270,55 @@ fn prepare<'py>(py: Python<'py>, context: &WorkerContext, settings: &Settings) -
     Ok(module)
 }
 
-/// Imports the app and starts its lifespan. `compat` is what the worker needs to know of another server's settings.
-fn boot(
-    py: Python<'_>,
-    module: &Bound<'_, PyModule>,
-    event_loop: &EventLoop,
+/// Imports the app, and finds out which interface it has. `compat` is what the worker needs to know of another server's
+/// settings.
+fn load<'py>(
+    module: &Bound<'py, PyModule>,
     name: &str,
-    (context, settings): (WorkerContext, Arc<Settings>),
+    interface: Interface,
     compat: Option<String>,
-) -> PyResult<Imported> {
-    let callable = match compat {
+) -> PyResult<(Bound<'py, PyAny>, Interface)> {
+    let load = || module.call_method1("load", (name, interface.name()))?.extract::<(Bound<'py, PyAny>, String)>();
+    let (callable, found) = match compat {
         Some(compat) => {
-            let worker = py.import("oxicorn._compat.worker")?;
+            let worker = module.py().import("oxicorn._compat.worker")?;
             worker.call_method1("begin", (compat,))?;
-            let app = module.call_method1("load", (name,))?;
+            let (callable, found) = load()?;
             worker.call_method0("loaded")?;
-            worker.call_method1("wrap", (app, "asgi"))?
+            (worker.call_method1("wrap", (callable, &found))?, found)
         }
-        None => module.call_method1("load", (name,))?,
+        None => load()?,
     };
+    Ok((callable, if found == Interface::Wsgi.name() { Interface::Wsgi } else { Interface::Asgi }))
+}
+
+/// Makes the app of a worker without asyncio.
+fn boot_wsgi(
+    module: &Bound<'_, PyModule>,
+    callable: &Bound<'_, PyAny>,
+    driver: &Driver,
+    (context, settings): (WorkerContext, Arc<Settings>),
+) -> PyResult<Arc<WsgiApp>> {
+    // The import may have set a handler of its own.
+    driver.hold_sigterm()?;
+    module.call_method0("raise_early_sigterm")?;
+    WsgiApp::new(module.py(), callable, context, &settings)
+}
+
+/// Starts the lifespan of the app.
+fn boot_asgi(
+    module: &Bound<'_, PyModule>,
+    callable: &Bound<'_, PyAny>,
+    event_loop: &EventLoop,
+    (context, settings): (WorkerContext, Arc<Settings>),
+) -> PyResult<Starting> {
+    let py = module.py();
     module.call_method1("hold_sigterm", (event_loop.object(py),))?;
     // A loop that the import has run, such as by `asyncio.run()`, has left its own mark.
     let current = event_loop.object(py);
     py.import("asyncio")?.call_method1("set_event_loop", (current,))?;
     let (state, slot) = (PyDict::new(py), context.slot());
-    let app = bridge::App::new(py, &callable, event_loop, &state, context, &settings)?;
+    let app = bridge::App::new(py, callable, event_loop, &state, context, &settings)?;
     let mode = match settings.lifespan {
         settings::Lifespan::Auto => "auto",
         settings::Lifespan::On => "on",
@@ -246,7 +329,7 @@ fn boot(
     let lifespan = class.call1((callable, current, state, mode, spec, grace, slot))?;
     let event_loop = event_loop.handle();
     let started = event_loop.spawn(&lifespan.call_method0("start")?)?;
-    Ok(Imported { app, lifespan: lifespan.unbind(), event_loop, started })
+    Ok(Starting { app, lifespan: lifespan.unbind(), event_loop, started })
 }
 
 /// Turns an exception into the reason why the worker cannot boot.

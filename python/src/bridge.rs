@@ -24,9 +24,12 @@ mod service;
 mod websocket;
 
 pub(crate) use self::{
-    app::App,
+    app::{App, leave, log_app_end, log_file_error, named},
     channel::ClientDisconnected,
     event_loop::{EventLoop, LoopBase, LoopHandle},
-    service::AsgiService,
+    exchange::{Ending, Outgoing, Unfinished, WINDOW, is_bodiless},
+    hub::lock,
+    scope::{percent_decoded_bytes, request_id},
+    service::{AnyCall, AsgiService, ResponseBody, read_part},
     websocket::WebSocketChannel,
 };

@@ -11,9 +11,11 @@ mod interpreter;
 mod logging;
 mod program;
 mod runtime;
+mod service;
 mod settings;
 mod told;
 mod upgrade;
+mod wsgi;
 
 use pyo3::prelude::*;
 
@@ -22,6 +24,7 @@ mod _oxicorn {
     use super::{Bound, PyModule, PyModuleMethods, PyResult};
     #[pymodule_export]
     use super::{
+        boot::make_event_loop,
         bridge::{ClientDisconnected, LoopBase, WebSocketChannel},
         interpreter::flags_with_site,
         logging::{SharedStream, want_access_records},

@@ -33,7 +33,7 @@ pub(crate) fn main(
     let start = if is_script { Start::Script(path) } else { Start::Module { interpreter: path, options } };
     App::new(boot::factory)
         .version(env!("CARGO_PKG_VERSION"))
-        .positional("APP", "The ASGI app: pkg.module:attr, pkg.module, pkg.module:factory() or path/to/main.py")
+        .positional("APP", "The ASGI or WSGI app: pkg.module:attr, pkg.module, pkg.module:factory() or path/to/main.py")
         .table::<Settings>("python")
         .prepare(has_app)
         .check(check)
@@ -61,7 +61,7 @@ fn check(setup: &SetupContext<'_>) -> Result<Vec<String>, String> {
         let preparation = Preparation::new(py, &settings, &process.env, |path| setup.path(path))?;
         let check = py.import("oxicorn._check")?.getattr("check")?;
         check
-            .call1((settings.app_of(setup.arguments()), preparation, timeout))?
+            .call1((settings.app_of(setup.arguments()), settings.interface.name(), preparation, timeout))?
             .extract::<(Option<String>, Option<String>)>()
     });
     match told {

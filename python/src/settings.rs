@@ -2,7 +2,7 @@
 //!
 //! Owns: the keys of the table, their forms and their defaults. Refuses: to act on them (`runtime`, `boot`, `bridge`).
 
-use std::{path::PathBuf, time::Duration};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use oxicorn::settings::{duration, size};
 use serde::{Deserialize, Deserializer, de::Error};
@@ -14,6 +14,13 @@ pub(crate) struct Python {
     /// The app, if the command line does not name one: `pkg.module:attr`, `pkg.module`, `pkg.module:factory()` or
     /// `path/to/main.py`.
     pub(crate) app: String,
+    /// The interface of the app.
+    pub(crate) interface: Interface,
+    /// The number of threads that run the requests of a WSGI app.
+    pub(crate) threads: NonZeroUsize,
+    /// How much of the body of a request is read before a thread of a WSGI app gets the request.
+    #[serde(with = "size")]
+    pub(crate) wsgi_body_buffer: u64,
     /// The folder that the worker enters before it imports the app. It is also the first entry of `sys.path`. Empty
     /// means the folder in which the command was given.
     pub(crate) chdir: PathBuf,
@@ -45,6 +52,16 @@ pub(crate) struct Python {
     pub(crate) ws_ping_timeout: Duration,
     /// Whether web sockets may compress their messages.
     pub(crate) ws_per_message_deflate: bool,
+}
+
+/// The interface of the app.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Interface {
+    /// The app's own arguments tell.
+    Auto,
+    Asgi,
+    Wsgi,
 }
 
 /// Whether the app has a lifespan.
@@ -84,6 +101,9 @@ impl Default for Python {
     fn default() -> Self {
         Self {
             app: String::new(),
+            interface: Interface::Auto,
+            threads: NonZeroUsize::MIN,
+            wsgi_body_buffer: 64 << 10,
             chdir: PathBuf::new(),
             pythonpath: Vec::new(),
             root_path: String::new(),
@@ -104,6 +124,17 @@ impl Python {
     /// Returns the name of the app: that of the command line, or else that of the settings. Empty if there is none.
     pub(crate) fn app_of<'a>(&'a self, arguments: &'a [String]) -> &'a str {
         arguments.first().unwrap_or(&self.app)
+    }
+}
+
+impl Interface {
+    /// Returns the word that the settings have for it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Asgi => "asgi",
+            Self::Wsgi => "wsgi",
+        }
     }
 }
 

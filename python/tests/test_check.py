@@ -25,7 +25,7 @@ def test_a_good_app_is_told_and_runs_in_a_process_of_its_own(launch):
     code = FINE + "import os, pathlib\npathlib.Path('pids').write_text(f'{os.getpid()} {os.getppid()}')\n"
     server, done = checked(launch, code)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "settings are valid\nthe app main:app was imported (function)\n"
+    assert done.stdout == "settings are valid\nthe app main:app was imported (function, ASGI)\n"
     pid, parent = server.path("pids").read_text().split()
     assert pid != parent
 
@@ -56,7 +56,7 @@ def test_an_import_that_hangs_is_ended(launch):
 def test_what_the_app_prints_is_not_in_the_json(launch):
     _, done = checked(launch, "print('noise')\n" + FINE, "--json", "--deep")
     told = json.loads(done.stdout)
-    assert told["ok"] and told["app"]["lines"] == ["the app main:app was imported (function)"]
+    assert told["ok"] and told["app"]["lines"] == ["the app main:app was imported (function, ASGI)"]
     assert told["start"]["ok"] and done.stderr.count("noise") == 2
 
 

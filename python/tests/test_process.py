@@ -325,7 +325,6 @@ def test_a_sigterm_drains_the_worker_and_calls_the_handler_of_the_app(launch, ho
     ("raise ExceptionGroup('two', [KeyError('a'), ValueError('b')])\n", "KeyError: 'a'"),
     ("class E(Exception):\n    def __str__(self): return 1 / 0\nraise E\n", "main.py, line 3: main.E"),
     ("raise ValueError('one\\n  two\\n\\nthree')\n", "main.py, line 1: ValueError: one; two; three"),
-    ("def app(environ, start_response): ...\n", "main:app is a WSGI app"),
     ("async def make(): ...\napp = make\n", "main:app takes no arguments, so it is no app; if it is a factory, write"),
     ("from gone.deeper import thing\n", "main.py, line 1: ModuleNotFoundError: No module named 'gone'"),
 ])

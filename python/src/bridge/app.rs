@@ -370,6 +370,24 @@ fn log_incomplete(request: &Parts, ending: Ending) {
     tracing::error!(event = "app_error", method, path, request_id, "the app {what} in {method} {path}; {done}");
 }
 
+/// Logs how a request has ended that has no Task, as those of WSGI.
+pub(crate) fn log_app_end(py: Python<'_>, request: &Parts, error: Option<PyErr>, ending: Ending) {
+    if let Some(error) = &error
+        && let Some(traceback) = error.traceback(py)
+    {
+        // Until Python 3.12 an exception that has left Python's code has no traceback of its own.
+        let _ = error.value(py).setattr(intern!(py, "__traceback__"), traceback);
+    }
+    match error {
+        None => log_incomplete(request, ending),
+        Some(error) if ending == Ending::ClientGone && says_client_gone(error.value(py), 0) => {
+            log_client_gone(request, &error);
+        }
+        Some(error) if is_exit(py, &error) => leave(py, &error, Some(request)),
+        Some(error) => log_error(py, request, &error, ending.said()),
+    }
+}
+
 impl Ending {
     fn said(self) -> &'static str {
         match self {
@@ -396,7 +414,7 @@ fn log_error(py: Python<'_>, request: &Parts, error: &PyErr, done: &str) {
 }
 
 /// Logs that a file which the app has sent by its path could not be read to its end.
-pub(super) fn log_file_error(request: &Parts, error: &io::Error) {
+pub(crate) fn log_file_error(request: &Parts, error: &io::Error) {
     let (method, path, request_id) = named(request);
     tracing::error!(
         event = "app_error",
@@ -407,7 +425,7 @@ pub(super) fn log_file_error(request: &Parts, error: &io::Error) {
     );
 }
 
-fn named(request: &Parts) -> (&str, &str, &str) {
+pub(crate) fn named(request: &Parts) -> (&str, &str, &str) {
     (request.method.as_str(), request.uri.path(), scope::request_id(&request.headers))
 }
 
@@ -419,7 +437,7 @@ fn traceback(py: Python<'_>, error: &PyErr) -> String {
 
 /// Ends the worker, because the app has asked for the end of the process. The worker drains, as after a SIGTERM.
 /// `request` is the request in which the app did so; `None` if it was not in a request.
-pub(super) fn leave(py: Python<'_>, error: &PyErr, request: Option<&Parts>) {
+pub(crate) fn leave(py: Python<'_>, error: &PyErr, request: Option<&Parts>) {
     let told = TOLD.with_borrow_mut(|told| told.replace(error.value(py).clone().unbind()));
     if told.is_some_and(|told| told.is(error.value(py))) {
         return;

@@ -47,7 +47,7 @@ thread_local! {
 }
 
 struct Core {
-    driver: Driver,
+    driver: Rc<Driver>,
     hub: Arc<Hub>,
     /// asyncio's own poller; `None` before the loop is made, and after it is closed.
     nested: RefCell<Option<Nested>>,
@@ -110,7 +110,7 @@ impl EventLoop {
     ///
     /// # Errors
     /// asyncio cannot be used.
-    pub(crate) fn new(py: Python<'_>, driver: Driver, settings: &settings::Python) -> PyResult<Self> {
+    pub(crate) fn new(py: Python<'_>, driver: Rc<Driver>, settings: &settings::Python) -> PyResult<Self> {
         let is_plain = settings.r#loop == settings::Loop::Asyncio;
         let hub = Hub::new(driver.waker());
         let core = Rc::new(Core {
@@ -141,6 +141,13 @@ impl EventLoop {
 
     pub(crate) fn handle(&self) -> LoopHandle {
         self.handle.clone()
+    }
+
+    /// Gives the driver up, because the app needs no loop. What the import of the app has begun to do with the loop goes
+    /// on: it is a plain one from now on.
+    pub(crate) fn release(self, py: Python<'_>) {
+        self.handle.0.base.bind(py).get().is_released.store(true, Relaxed);
+        CORE.set(None);
     }
 
     /// Runs the loop until the worker has ended. The app cannot end it earlier: if it stops the loop, the loop runs on.
@@ -237,6 +244,8 @@ pub(crate) struct LoopBase {
     /// True if `call_soon` must be the standard library's: in asyncio's debug mode, which checks more.
     uses_stdlib: AtomicBool,
     has_task_factory: AtomicBool,
+    /// True once the app has turned out to be one of WSGI: the loop is a plain one then, which the app may use.
+    is_released: AtomicBool,
     /// True while the Task of a request is made: its first step is caught, because it runs at once.
     catches: AtomicBool,
     caught: Mutex<Option<Step>>,
@@ -269,6 +278,7 @@ impl LoopBase {
             bound: PyOnceLock::new(),
             uses_stdlib: AtomicBool::new(true),
             has_task_factory: AtomicBool::new(false),
+            is_released: AtomicBool::new(false),
             catches: AtomicBool::new(false),
             caught: Mutex::new(None),
         })
@@ -299,6 +309,9 @@ impl LoopBase {
 
     /// The loop's selector is closed.
     fn _oxicorn_unbind(&self) -> PyResult<()> {
+        if self.is_released.load(Relaxed) {
+            return Ok(());
+        }
         Core::of_thread()?.nested.borrow_mut().take();
         Ok(())
     }
@@ -318,6 +331,9 @@ impl LoopBase {
 
     /// Makes SIGTERM begin the drain of the worker again, after the app has set a handler for it.
     fn _hold_sigterm(&self) -> PyResult<()> {
+        if self.is_released.load(Relaxed) {
+            return Ok(());
+        }
         Ok(Core::of_thread()?.driver.hold_sigterm()?)
     }
 
@@ -325,7 +341,7 @@ impl LoopBase {
     /// the loop's own pipe ends that one.
     fn _oxicorn_interrupt(&self) -> bool {
         self.hub.interrupt();
-        self.hub.is_nested()
+        self.hub.is_nested() || self.is_released.load(Relaxed)
     }
 
     #[pyo3(signature = (callback, *args, context=None))]
@@ -361,6 +377,9 @@ impl LoopBase {
     /// The selector's `select`.
     fn _oxicorn_select<'py>(slf: &Bound<'py, Self>, timeout: Option<f64>) -> PyResult<Bound<'py, PyAny>> {
         let (py, me) = (slf.py(), slf.get());
+        if me.is_released.load(Relaxed) {
+            return me.select_alone(py, timeout);
+        }
         let core = Core::of_thread()?;
         if core.is_done.get() {
             // The worker has ended. What is left of the app runs on asyncio's own poller.

@@ -29,7 +29,7 @@ use super::{
 };
 
 /// How much of a body is held for the other side, in each direction. A side that is further ahead waits.
-pub(super) const WINDOW: usize = 64 * 1024;
+pub(crate) const WINDOW: usize = 64 * 1024;
 
 pub(crate) struct Exchange {
     pub(super) app: Arc<App>,
@@ -164,7 +164,7 @@ pub(super) enum Incoming {
 }
 
 /// What the transport gets of the body of a response.
-pub(super) type Outgoing = Poll<Option<Result<Frame<Bytes>, Unfinished>>>;
+pub(crate) type Outgoing = Poll<Option<Result<Frame<Bytes>, Unfinished>>>;
 
 impl Exchange {
     pub(super) fn new(app: Arc<App>, request: Parts) -> Arc<Self> {
@@ -622,7 +622,7 @@ impl Exchange {
 
 /// How the app has left its response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Ending {
+pub(crate) enum Ending {
     Complete,
     /// It sent less than it had announced.
     Short,
@@ -683,7 +683,7 @@ impl State {
 }
 
 /// Returns true if a response with this status never has a body.
-fn is_bodiless(status: StatusCode) -> bool {
+pub(crate) fn is_bodiless(status: StatusCode) -> bool {
     matches!(status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED)
 }
 

@@ -4,6 +4,7 @@
 //! forwarding headers, which is the library's.
 
 use std::{
+    borrow::Cow,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Mutex,
@@ -262,14 +263,22 @@ impl Scopes {
 }
 
 /// Returns the id of a request, which the library has put into its headers.
-pub(super) fn request_id(headers: &HeaderMap) -> &str {
+pub(crate) fn request_id(headers: &HeaderMap) -> &str {
     headers.get(&REQUEST_ID).and_then(|id| id.to_str().ok()).unwrap_or_default()
 }
 
 /// Decodes a path. Bytes that are not UTF-8 become U+FFFD; `raw_path` has them unchanged.
-fn percent_decoded(path: &str) -> std::borrow::Cow<'_, str> {
+fn percent_decoded(path: &str) -> Cow<'_, str> {
+    match percent_decoded_bytes(path) {
+        Cow::Borrowed(_) => path.into(),
+        Cow::Owned(decoded) => String::from_utf8_lossy(&decoded).into_owned().into(),
+    }
+}
+
+/// Decodes a path into bytes.
+pub(crate) fn percent_decoded_bytes(path: &str) -> Cow<'_, [u8]> {
     if !path.contains('%') {
-        return path.into();
+        return path.as_bytes().into();
     }
     let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
     let (bytes, mut decoded, mut at) = (path.as_bytes(), Vec::with_capacity(path.len()), 0);
@@ -285,7 +294,7 @@ fn percent_decoded(path: &str) -> std::borrow::Cow<'_, str> {
             }
         }
     }
-    String::from_utf8_lossy(&decoded).into_owned().into()
+    decoded.into()
 }
 
 fn percent_encoded(path: &str) -> Vec<u8> {

@@ -128,7 +128,7 @@ pub(crate) enum ResponseBody {
 const FILE_PART: u64 = 64 * 1024;
 
 /// Reads the next part of a file. A file that has become shorter is an error.
-fn read_part(file: &mut File, left: &mut u64) -> io::Result<Bytes> {
+pub(crate) fn read_part(file: &mut File, left: &mut u64) -> io::Result<Bytes> {
     let size = FILE_PART.min(*left);
     let mut part = Vec::with_capacity(size as usize);
     if file.take(size).read_to_end(&mut part)? == 0 {
