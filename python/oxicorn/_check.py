@@ -14,8 +14,9 @@ from . import _worker
 
 
 def check(name, interface, preparation, timeout):
-    """Imports the app `name`, which has this `python.interface`, in a child process, after `_worker.prepare(*preparation)`. Returns the line that tells of
-    the app, and None; or None, and the sentence that says why it cannot be imported. `timeout` is in seconds, or None.
+    """Imports the app `name` in a child process, after `_worker.prepare(*preparation)`. `interface` is
+    `python.interface`. Returns the line that tells of the app, and None; or None, and the sentence that says why it
+    cannot be imported. `timeout` is in seconds, or None.
     """
     reader, writer = os.pipe()
     # This process has one thread and no event loop, so a fork is safe.

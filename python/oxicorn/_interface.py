@@ -33,9 +33,9 @@ def of(app, name, wanted):
             "(environ, start_response)"
         )
     if wanted == "asgi" and not asgi:
-        raise AppError(f"{name} is a WSGI app, and python.interface is \"asgi\"")
+        raise AppError(f'{name} is a WSGI app, and python.interface is "asgi"')
     if wanted == "wsgi" and not wsgi:
-        raise AppError(f"{name} is an ASGI app, and python.interface is \"wsgi\"")
+        raise AppError(f'{name} is an ASGI app, and python.interface is "wsgi"')
     return wanted if wanted != "auto" else _guess(app, signature, asgi, wsgi)
 
 
@@ -68,7 +68,7 @@ def app_attributes(app):
 def _known(app, signature):
     """Returns the interface of an app that takes the arguments of both, by the names of its arguments or because it is
     an `async def`. Returns None if neither tells."""
-    call = app if inspect.isroutine(app) else getattr(type(app), "__call__", app)
+    call = app if inspect.isroutine(app) else type(app).__call__
     if inspect.iscoroutinefunction(call):
         return "asgi"
     names = [] if signature is None else [parameter.name for parameter in signature.parameters.values()]

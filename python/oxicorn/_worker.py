@@ -113,7 +113,7 @@ def _name_main(main):
 
 
 def load(name, interface="auto"):
-    """Imports the app. Returns it, and its interface: `asgi` or `wsgi`. Without `auto`, `interface` is what it must be."""
+    """Imports the app. Returns it, and its interface: `asgi` or `wsgi`. `interface` is `python.interface`."""
     if interface == "asgi":
         _oxicorn.make_event_loop()
     if interface != "auto":

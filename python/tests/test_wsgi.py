@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from clients import Http2, Raw, get, post
+from clients import Http2, Raw, get
 from harness import eventually
 
 pytestmark = pytest.mark.needs_oxicorn

@@ -8,9 +8,7 @@ import faulthandler
 import json
 import os
 import signal
-import socket
 import sys
-import threading
 import traceback
 
 from .. import _worker
@@ -47,8 +45,6 @@ def wrap(app, interface):
     for owner in (_this.worker, _this.server):
         owner.app.callable = app
     _this.worker.wsgi = app
-    if interface == "wsgi":
-        _this.listen_in_a_thread()
     access = None if isinstance(_this.worker.log, Log) else _this.worker.log.access
     if access is None and not {"pre_request", "post_request"} & _this.hooks.keys():
         return app
@@ -139,31 +135,3 @@ class _Worker:
         # Gunicorn's worker leaves by sys.exit() here, which runs this hook.
         self.exit()
         os.abort()
-
-    def listen_in_a_thread(self):
-        """Runs the hooks of signals in a thread: the main thread of a WSGI worker runs no Python code."""
-        calls = {}
-        if "worker_int" in self.hooks:
-            for number in (signal.SIGINT, signal.SIGQUIT):
-                calls[number] = self._interrupted
-                signal.signal(number, _nothing)
-        if "worker_abort" in self.hooks:
-            calls[signal.SIGABRT] = self._aborted
-            self._take_abort(_nothing)
-        if not calls:
-            return
-        reader, writer = socket.socketpair()
-        writer.setblocking(False)
-        signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
-        threading.Thread(target=_listen, args=(reader, calls), daemon=True, name="oxicorn-signals").start()
-
-
-def _listen(reader, calls):
-    while numbers := reader.recv(64):
-        for number in numbers:
-            if number in calls:
-                calls[number](number, None)
-
-
-def _nothing(number, frame):
-    pass

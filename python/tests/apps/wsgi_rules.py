@@ -364,14 +364,14 @@ def reads(path):
     return add
 
 
-reads("/read")(lambda input: input.read())
-reads("/read-sizes")(lambda input: [input.read(0), input.read(3), input.read(4), input.read(-1), input.read(5), input.read()])
-reads("/readline")(lambda input: [input.readline(), input.readline(2), input.readline(0), input.readline(), input.readline()])
-reads("/readlines")(lambda input: input.readlines())
-reads("/readlines-hint")(lambda input: [input.readlines(3), input.read()])
-reads("/iterate")(lambda input: list(input))
-reads("/mixed")(lambda input: [input.readline(), input.read(1), input.readlines()])
-reads("/unread")(lambda input: None)
+reads("/read")(lambda body: body.read())
+reads("/read-sizes")(lambda body: [body.read(size) for size in (0, 3, 4, -1, 5, None)])
+reads("/readline")(lambda body: [body.readline(size) for size in (None, 2, 0, -1, 100)])
+reads("/readlines")(lambda body: body.readlines())
+reads("/readlines-hint")(lambda body: [body.readlines(3), body.read()])
+reads("/iterate")(lambda body: list(body))
+reads("/mixed")(lambda body: [body.readline(), body.read(1), body.readlines()])
+reads("/unread")(lambda body: None)
 
 
 @route("/echo")
