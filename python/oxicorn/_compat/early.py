@@ -9,7 +9,6 @@ Owns: this question and its answer. Refuses: to call the hook (`hooks`).
 
 import json
 import os
-import secrets
 import socket
 import struct
 
@@ -21,7 +20,7 @@ class Door:
     """The end of the process of the hooks. Its descriptor is readable when a worker asks."""
 
     def __init__(self):
-        self.name = f"oxicorn-{os.getpid()}-{secrets.token_hex(8)}"
+        self.name = f"oxicorn-{os.getpid()}-{os.urandom(8).hex()}"
         self._listener = socket.socket(socket.AF_UNIX)
         self._listener.bind(f"\0{self.name}")
         self._listener.listen(128)

@@ -88,7 +88,7 @@ class _Worker:
         self.worker.pid = os.getpid()
         self.server.WORKERS[self.worker.pid] = self.worker
         self.server.worker_age = self.worker.age
-        self._has_left = False
+        self._has_left = self._is_interrupted = False
         if "worker_int" in self.hooks:
             signal.signal(signal.SIGINT, self._interrupted)
             signal.signal(signal.SIGQUIT, self._interrupted)
@@ -119,7 +119,9 @@ class _Worker:
             self._safely("worker_exit", self.server, self.worker)
 
     def _interrupted(self, number, frame):
-        self._safely("worker_int", self.worker)
+        if not self._is_interrupted:
+            self._is_interrupted = True
+            self._safely("worker_int", self.worker)
 
     def _take_abort(self, handler):
         """Sets a handler of the SIGABRT that a hung worker gets. The handler of faulthandler, which writes the stacks,
