@@ -224,9 +224,18 @@ class _WsgiRecords:
 
 def with_wsgi_records(app):
     """Returns the WSGI app, with a record for each request. A worker calls it as it calls that of `with_records`."""
-    from ._compat.requests import watch_wsgi
+    watched = None
 
-    return watch_wsgi(app, _WsgiRecords())
+    def recorded(environ, start_response):
+        nonlocal watched
+        if watched is None:
+            # Most workers never come here.
+            from ._compat.requests import watch_wsgi
+
+            watched = watch_wsgi(app, _WsgiRecords())
+        return watched(environ, start_response)
+
+    return recorded
 
 
 def _record(scope, status, headers, length, seconds):

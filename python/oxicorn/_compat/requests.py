@@ -103,11 +103,15 @@ def _texts(header):
 
 def _request_of_scope(scope):
     query = scope["query_string"].decode("latin-1")
-    path = (scope.get("raw_path") or scope["path"].encode()).decode("latin-1")
+    raw_path = scope.get("raw_path") or scope["path"].encode()
     headers = [(name.upper(), value) for name, value in map(_texts, scope["headers"])]
     version = tuple(int(part) for part in f"{scope['http_version']}.0".split(".")[:2])
-    uri, client = f"{path}?{query}" if query else path, tuple(scope.get("client") or ("", 0))
-    return Request(scope["method"], uri, path, query, version, scope["scheme"], client, headers)
+    uri, client = raw_path.decode("latin-1"), tuple(scope.get("client") or ("", 0))
+    uri = f"{uri}?{query}" if query else uri
+    request = Request(scope["method"], uri, scope["path"], query, version, scope["scheme"], client, headers)
+    # Gunicorn decodes the path of an ASGI request, and not that of a WSGI request.
+    request.raw_path = raw_path
+    return request
 
 
 def _change_scope(scope, request):

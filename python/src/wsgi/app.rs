@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     bridge::{WINDOW, log_app_end, named},
-    settings,
+    logging, settings,
 };
 
 /// The most parts of a list that are looked at, to send them together.
@@ -39,6 +39,8 @@ const LIST_MAX: usize = 64;
 /// The app of a worker.
 pub(crate) struct WsgiApp {
     callable: Py<PyAny>,
+    /// The same app, with a record of each request for the loggers of Gunicorn.
+    recorded: Py<PyAny>,
     environs: Environs,
     /// The class of `wsgi.file_wrapper`.
     file_wrapper: Py<PyAny>,
@@ -64,6 +66,7 @@ impl WsgiApp {
         let limit = usize::try_from(context.settings().http.worker_connections).unwrap_or(usize::MAX);
         Ok(Arc::new(Self {
             callable: callable.clone().unbind(),
+            recorded: py.import("oxicorn._logging")?.call_method1("with_wsgi_records", (callable,))?.unbind(),
             environs: Environs::new(py, context, settings)?,
             file_wrapper: py.import("oxicorn._wsgi")?.getattr("FileWrapper")?.unbind(),
             pool: Arc::new(ThreadPool::new(settings.threads.get(), limit)),
@@ -179,7 +182,8 @@ impl WsgiApp {
     fn call(&self, py: Python<'_>, exchange: &Arc<WsgiExchange>) -> PyResult<()> {
         let start_response = Bound::new(py, StartResponse(Arc::clone(exchange)))?;
         let environ = self.environs.environ(py, exchange)?;
-        let result = self.callable.bind(py).call1((environ, start_response))?;
+        let callable = if logging::wants_records() { &self.recorded } else { &self.callable };
+        let result = callable.bind(py).call1((environ, start_response))?;
         let sent = self.send(py, exchange, &result);
         if is_list(&result) {
             return sent;
