@@ -66,6 +66,11 @@ class Moved(Server):
     def write_settings(self):
         """The words are the settings."""
 
+    def text_of(self, name):
+        """The log is on stderr if the words say so."""
+        text = super().text_of(name)
+        return text or super().text_of("stderr.log") if name == "log.json" else text
+
     def command_line(self):
         return [*command(), *self.words]
 
@@ -181,7 +186,7 @@ def test_the_folder_the_variables_and_the_pidfile_are_those_of_the_line(move):
 
 def test_a_unix_socket_is_open_as_the_other_server_opens_it(move):
     for words, mode in (("--uds {dir}/x.sock", 0o666), ("-b unix:{dir}/x.sock -k asgi", 0o666),
-                        ("-b unix:{dir}/x.sock -m 007", 0o660)):  # fmt: skip
+                        ("-b unix:{dir}/x.sock -m 007 -k asgi", 0o660)):  # fmt: skip
         server = move(f"shop.main:app {words}").serving()
         assert os.stat(server.path("x.sock")).st_mode & 0o777 == mode
         server.stop()
