@@ -366,6 +366,16 @@ def test_a_configuration_is_found_as_gunicorn_finds_it(folder):
     assert worker == {"folder": str(folder), "configuration": "other.py", "cfg": {"timeout": 7, "raw_env": ["A=1"]}}
 
 
+def test_the_file_of_paste_may_configure_the_loggers(folder):
+    ini = folder / "app.ini"
+    ini.write_text("[app:main]\nuse = egg:x\n")
+    assert "worker" not in read("--paste app.ini").compat
+    ini.write_text("[app:main]\nuse = egg:x\n[loggers]\nkeys = root\n[handlers]\nkeys =\n[formatters]\nkeys =\n")
+    got = read("--paste app.ini#main")
+    assert got.compat["worker"]["cfg"]["logconfig"] == str(ini) and "each worker" in got.notes["--paste app.ini#main"]
+    assert read(f"--paste {ini} --log-config other.ini").compat["worker"]["cfg"]["logconfig"] == "other.ini"
+
+
 def test_commands_come_first(folder):
     (folder / "gunicorn.conf.py").touch()
     for line in ("status --json", "-c conf.py reload", "stop", "health /x", "scale +1"):

@@ -70,6 +70,9 @@ def read(words, environ, server=None):
             kept.append(_PASSED_ON[part.name])
         elif command in WITH_SERVICE or not _take_flag(part, dialect, given, collected):
             kept += part.words
+    paste = given["gunicorn"].get("paste")
+    if paste and "logconfig" not in given["gunicorn"] and (log_config := gunicorn.logging_of_paste(paste)):
+        given["gunicorn"]["logconfig"] = log_config
     _translate(dialect, given, collected, configuration, environ)
     kept = _with_app(kept, None if server else command, given["uvicorn"], collected)
     worker = _for_workers(given, configuration)

@@ -6,7 +6,7 @@ the log. Refuses: to read a command line (`commandline`) or a file (`configurati
 
 import os
 
-from .collected import Option, boolean, by_commas, certificate, octal, shown, string, strings, whole
+from .collected import Given, Option, boolean, by_commas, certificate, octal, shown, string, strings, whole
 
 VERSION = "27.0.1"
 
@@ -421,14 +421,15 @@ def _bind_mode(everything, collected):
     collected.put("server.unix_mode", f"{mode:04o}", (umask or bind).origin, collected.derived)
 
 
-def _seconds(key, zero):
-    def special(given, value, collected, folder):
-        collected.put(key, value or zero, given.origin, given.strength)
-        collected.tell(given)
-        if zero == "1s" and not value:
-            collected.note(given.typed, "info", "a worker that drains needs some time: it gets 1 second")
+def _graceful_timeout(given, value, collected, folder):
+    collected.put("workers.graceful_timeout", value or "1s", given.origin, given.strength)
+    if not value:
+        collected.note(given.typed, "info", "a worker that drains needs some time: it gets 1 second")
 
-    return special
+
+def _keepalive(given, value, collected, folder):
+    # 0 is no limit in oxicorn's own words, and no second request in Gunicorn's.
+    collected.put("http.keep_alive", value or "1ms", given.origin, given.strength)
 
 
 def _umask(given, value, collected, folder):
@@ -574,14 +575,24 @@ def _paste(everything, collected):
     collected.put("python.app", f"paste.deploy:loadapp({', '.join(words)})", given.origin, given.strength)
 
 
+def logging_of_paste(paste):
+    """Returns the file that `paste` names if it also configures Python's loggers, as Gunicorn looks for it."""
+    path = os.path.abspath(paste.value.partition("#")[0])
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            found = any(line.strip() == "[loggers]" for line in file)
+    except OSError:
+        found = False
+    return Given(OPTIONS["logconfig"], path, paste.origin, paste.typed, paste.strength) if found else None
+
+
 _SPECIAL = {
     "config": _nothing,
     "check_config": _nothing,
     "print_config": _nothing,
     "bind": _bind,
-    "graceful_timeout": _seconds("workers.graceful_timeout", "1s"),
-    "keepalive": _seconds("http.keep_alive", "1ms"),
-    "timeout": _seconds("workers.timeout", 0),
+    "graceful_timeout": _graceful_timeout,
+    "keepalive": _keepalive,
     "umask": _umask,
     "reuse_port": _reuse_port,
     "worker_class": _worker_class,
