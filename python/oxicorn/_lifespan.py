@@ -5,6 +5,7 @@ requests (`_oxicorn` does), and to end the process (`_worker`).
 """
 
 import asyncio
+import gc
 import sys
 import traceback
 from asyncio.base_events import _run_until_complete_cb
@@ -43,6 +44,15 @@ async def _main():
         main.remove_done_callback(_run_until_complete_cb)
 
 
+def _spare_the_collector():
+    """Puts what the app has made at its start out of the collector's reach. Otherwise the collector would go through
+    all of it again and again, while requests wait, to find nothing. An app that has switched the collector off has
+    decided for itself."""
+    if gc.isenabled():
+        gc.collect()
+        gc.freeze()
+
+
 class Lifespan:
     """The lifespan of one worker. `mode` is `python.lifespan`."""
 
@@ -57,8 +67,12 @@ class Lifespan:
     async def start(self):
         """Starts the lifespan. Returns None when the app is ready, or the sentence and the traceback of its failure."""
         self._main = self._loop.create_task(_main(), name="main")
-        if self._mode == "off":
-            return None
+        failure = None if self._mode == "off" else await self._start_app()
+        if failure is None:
+            _spare_the_collector()
+        return failure
+
+    async def _start_app(self):
         self._task = self._loop.create_task(self._run(), name="lifespan")
         self._messages.put_nowait({"type": "lifespan.startup"})
         failure = await self._answered["startup"]

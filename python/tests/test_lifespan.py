@@ -55,6 +55,19 @@ def test_an_app_without_a_lifespan_is_served(launch, mode):
 
 
 @pytest.mark.needs_oxicorn
+@pytest.mark.parametrize("mode, lifespan, is_frozen", [
+    ("works", "auto", True),
+    ("works", "off", True),
+    ("raises at once", "auto", True),
+    ("switches the collector off", "auto", False),
+])
+def test_the_collector_spares_what_the_start_has_made(launch, mode, lifespan, is_frozen):
+    server = serving(launch, mode, settings={"python.lifespan": lifespan})
+    # The modules of the app alone have more objects.
+    assert (int(get(server, "/frozen").text) > 1000) is is_frozen
+
+
+@pytest.mark.needs_oxicorn
 def test_an_app_without_a_lifespan_is_told_once_and_not_as_an_error(launch):
     server = serving(launch, "raises at once")
     said = [entry for entry in server.events() if "lifespan" in str(entry)]

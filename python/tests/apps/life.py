@@ -2,6 +2,7 @@
 
 import asyncio
 import atexit
+import gc
 import os
 import pathlib
 import time
@@ -13,6 +14,8 @@ MODE = os.environ.get("LIFESPAN", "works")
 FOLDER = pathlib.Path(os.environ["RECORD"]).parent
 atexit.register(record, "atexit")
 record("imported")
+if MODE == "switches the collector off":
+    gc.disable()
 
 
 async def background():
@@ -95,6 +98,11 @@ async def until(name):
 @app.route("/hello")
 async def hello(scope, receive, send):
     await text(send, "hello")
+
+
+@app.route("/frozen")
+async def frozen(scope, receive, send):
+    await text(send, str(gc.get_freeze_count()))
 
 
 @app.route("/stopping")
