@@ -158,6 +158,23 @@ LINES = [
         {},
         {"--header x:y", "--no-date-header", "--reload"},
     ),
+    (
+        "shop.main:app --bind=127.0.0.1:0 -k uvicorn.workers.UvicornH11Worker --backlog 512 --reuse-port"
+        " --limit-request-line 4094 --limit-request-field_size 4096 --limit-request-fields 50 --root-path /v1", 1,
+        {"server.backlog": 512, "http.limit_request_line": 4094, "python.root_path": "/v1", "workers.count": 1},
+        set(),
+    ),
+    (
+        "shop.main:application --host 127.0.0.1 --port 0 --interface wsgi --timeout-keep-alive 0 --use-colors", 1,
+        {"python.threads": 10, "http.keep_alive": "1ms"},
+        {"--use-colors"},
+    ),
+    (
+        "shop.main:app -b 127.0.0.1:0 --worker-class asgi --capture-output -R --statsd-host 127.0.0.1:8125"
+        " --asgi-lifespan on --threads 2", 1,
+        {"python.lifespan": "on", "python.threads": 2},
+        {"--capture-output", "-R", "--statsd-host 127.0.0.1:8125"},
+    ),
 ]  # fmt: skip
 
 
@@ -243,6 +260,126 @@ def test_a_configuration_is_found_and_run_at_the_start_and_at_each_reload(move):
     done = server.ctl("reload")
     assert done.returncode != 0 and "gunicorn.conf.py:16: NameError: name 'undefined' is not defined" in done.stderr
     assert get(server, "/").status == 200
+
+
+CONFIGURATIONS = {
+    "django": (
+        """
+pythonpath = "site"
+bind = ["127.0.0.1:0", "unix:web.sock"]
+workers, threads = 2, 4
+timeout = 90
+keepalive = 5
+max_requests = 1000
+max_requests_jitter = 100
+errorlog = "error.log"
+loglevel = "info"
+proc_name = "shop"
+pidfile = "shop.pid"
+user = group = None
+""",
+        "shop.main", 2, "wsgi",
+    ),
+    "container": (
+        """
+import json
+import os
+
+host = os.getenv("HOST", "127.0.0.1")
+port = os.getenv("SHOP_PORT", "0")
+cores = os.cpu_count() or 1
+web_concurrency = max(int(float(os.getenv("WORKERS_PER_CORE", "1")) * cores), 2)
+if os.getenv("MAX_WORKERS"):
+    web_concurrency = min(web_concurrency, int(os.getenv("MAX_WORKERS")))
+
+bind = os.getenv("BIND") or f"{host}:{port}"
+workers = web_concurrency
+worker_class = "uvicorn.workers.UvicornWorker"
+worker_tmp_dir = "/dev/shm"
+loglevel = os.getenv("SHOP_LOG_LEVEL", "info")
+accesslog = os.getenv("ACCESS_LOG", "-") or None
+errorlog = os.getenv("ERROR_LOG", "-") or None
+graceful_timeout = int(os.getenv("GRACEFUL_TIMEOUT", "120"))
+timeout = int(os.getenv("TIMEOUT", "120"))
+keepalive = int(os.getenv("KEEP_ALIVE", "5"))
+print(json.dumps({"workers": workers, "bind": bind}))
+""",
+        "shop.main:app", 1, "",
+    ),
+    "hooks": (
+        """
+import logging
+
+bind = "127.0.0.1:0"
+worker_class = "gthread"
+threads = 2
+preload_app = True
+logconfig_dict = {
+    "version": 1, "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+    "loggers": {"gunicorn.error": {"handlers": ["console"], "level": "INFO", "propagate": False}},
+}
+
+
+def on_starting(server):
+    server.log.info("on_starting %s", server.cfg.threads)
+
+
+def post_fork(server, worker):
+    server.log.info("Worker spawned (pid: %s)", worker.pid)
+    logging.getLogger("shop").info("a line of the root logger")
+
+
+def child_exit(server, worker):
+    server.log.info("child %s has gone", worker.pid)
+""",
+        "shop.main", 1, "wsgi",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_configuration_runs_unchanged(move, name):
+    code, app, workers, begins = CONFIGURATIONS[name]
+    server = move(
+        f"-c conf/{name}.py {app}", workers=workers, files={f"conf/{name}.py": code, "site/empty": ""},
+        environment={"MAX_WORKERS": "1"},
+    ).serving()
+    answer = get(server, "/x")
+    assert answer.status == 200 and answer.text.startswith(begins)
+    assert int(answer.text.split()[-1]) in server.serving_pids()
+    server.stop()
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_an_imported_configuration_is_clean_and_serves_the_same(move, name):
+    code, app, workers, begins = CONFIGURATIONS[name]
+    environment = {"MAX_WORKERS": "1"}
+    files = {f"{name}.conf.py": code, "site/empty": ""}
+    server = move(f"-c supervisor.toml {app}", workers=workers, files=files, environment=environment)
+    done = server.ctl("import", "-o", "supervisor.toml", f"{name}.conf.py")
+    assert done.returncode == 0, done.stderr
+    checked = server.ctl("check", *server.words)
+    assert (checked.returncode, checked.stderr) == (0, ""), checked
+    server.serving()
+    assert get(server, "/x").text.startswith(begins)
+
+
+def test_a_worker_is_replaced_as_the_flags_say(move):
+    server = move("shop.main -k gthread -w 1 -b 127.0.0.1:0 --max-requests 3").serving()
+    first = get(server, "/x").text
+    eventually("another worker answers", lambda: get(server, "/x").text != first)
+    server.wait_event("recycle_requested")
+
+
+def test_a_stuck_worker_is_ended_as_the_flags_say(move):
+    files = {"stuck.py": "import time\ndef app(environ, start_response):\n    time.sleep(60)\n"}
+    server = move("stuck:app -k sync -b 127.0.0.1:0 -t 1", files=files).serving()
+    with server.connect() as connection:
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        server.wait_event("worker_hung")
+        server.wait_event("worker_serving", 2)
 
 
 def test_an_upgrade_repeats_the_words_of_the_other_server(move):
