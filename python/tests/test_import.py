@@ -155,13 +155,23 @@ def test_a_dockerfile(folder):
     assert imported("CMD uvicorn main:app --port 80").settings["server.bind"] == ["127.0.0.1:80"]
 
 
+def test_the_command_of_fastapi(folder):
+    got = imported('CMD ["fastapi", "run", "app/main.py", "--port", "80", "--workers", "4", "--app", "shop"]')
+    assert got.settings == {
+        "server.bind": ["0.0.0.0:80"], "workers.count": 4, "log.access": "-", "python.app": "app/main.py:shop",
+    }  # fmt: skip
+    (folder / "api.py").touch()
+    assert imported("fastapi run --host ::1").settings["python.app"] == "api.py"
+    assert imported("fastapi run --host ::1").settings["server.bind"] == ["[::1]:8000"]
+
+
 @pytest.mark.parametrize("words, said", [
-    (["nothing.py"], "neither gunicorn nor uvicorn is in: nothing.py"),
+    (["nothing.py"], "neither gunicorn nor uvicorn nor fastapi in: nothing.py"),
     (["celery -A shop"], "neither gunicorn nor uvicorn"),
-    (["CMD node x.js"], "no CMD with gunicorn or uvicorn"),
+    (["CMD node x.js"], "no CMD with gunicorn or uvicorn or fastapi"),
     (["gunicorn 'app"], "No closing quotation"),
     (["broken.py"], "broken.py:2: NameError: name 'undefined' is not defined"),
-    (["Procfile"], "Procfile has no line with gunicorn or uvicorn"),
+    (["Procfile"], "Procfile has no line with gunicorn or uvicorn or fastapi"),
     (["-o", "there.toml", "gunicorn app:app"], "there.toml exists"),
     ([], "Usage: oxicorn import"),
 ])

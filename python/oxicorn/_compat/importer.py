@@ -24,14 +24,19 @@ FILE-OR-COMMAND is one of
   Procfile                its line "web"
   shop.service            a unit of systemd, with ExecStart=
   Dockerfile              its last CMD or ENTRYPOINT
-  gunicorn app:app -w 4   a command line of Gunicorn or Uvicorn, or such a line in quotes
+  gunicorn app:app -w 4   a command line of Gunicorn or Uvicorn, or of `fastapi run`, or such a line in quotes
 
 Options:
   -o, --output <FILE>  Write to this file, which must not exist; without it, to stdout
   -h, --help           Print help
 """
 
-SERVERS = ("gunicorn", "uvicorn")
+SERVERS = ("gunicorn", "uvicorn", "fastapi")
+
+#: The files in which FastAPI's command looks for the app, if none is named.
+_FASTAPI_FILES = ("main.py", "app.py", "api.py", "app/main.py", "app/app.py", "app/api.py")
+
+_NAMED = rf"\b({'|'.join(SERVERS)})\b"
 
 #: The keys whose values are not strings in a file.
 _LISTS = ("server.bind", "http.forwarded_allow_ips", "python.pythonpath", "python.raw_env")
@@ -154,25 +159,25 @@ def find(given):
 def of_dockerfile(text, name):
     commands = re.findall(r"^\s*(?:CMD|ENTRYPOINT)\s+(.*)$", re.sub(r"\\\n", " ", text), re.MULTILINE)
     for command in reversed(commands):
-        if re.search(r"\b(gunicorn|uvicorn)\b", command):
+        if re.search(_NAMED, command):
             try:
                 return of_words(json.loads(command))
             except ValueError:
                 return of_line(command)
-    raise Unreadable(f"{name} has no CMD with gunicorn or uvicorn")
+    raise Unreadable(f"{name} has no CMD with {' or '.join(SERVERS)}")
 
 
 def of_procfile(text, name):
     lines = re.findall(r"^\s*([\w-]+):\s*(.+?)\s*$", text, re.MULTILINE)
     lines.sort(key=lambda line: line[0] != "web")
     for process, line in lines:
-        if re.search(r"\b(gunicorn|uvicorn)\b", line):
+        if re.search(_NAMED, line):
             source = of_line(line)
             others = [other for other, _ in lines if other != process]
             if others:
                 source.notes.append(f"the other processes of {name} stay where they are: {', '.join(others)}")
             return source
-    raise Unreadable(f"{name} has no line with gunicorn or uvicorn")
+    raise Unreadable(f"{name} has no line with {' or '.join(SERVERS)}")
 
 
 def of_line(line, environ=None, folder=None, notes=()):
@@ -195,7 +200,7 @@ def of_words(words, environ=None, folder=None, notes=()):
     words, environ, notes, before = list(map(_cpus, words)), dict(environ or {}), list(notes), []
     at = next((at for at, word in enumerate(words) if os.path.basename(word) in SERVERS), None)
     if at is None:
-        raise Unreadable(f"neither gunicorn nor uvicorn is in: {shlex.join(words)}")
+        raise Unreadable(f"there is neither gunicorn nor uvicorn nor fastapi in: {shlex.join(words)}")
     name = os.path.basename(words[at])
     for word in words[:at]:
         if match := re.match(r"([A-Za-z_]\w*)=(.*)", word, re.DOTALL):
@@ -207,7 +212,26 @@ def of_words(words, environ=None, folder=None, notes=()):
     wrappers = [word for word in wrappers if not re.fullmatch(r"python[\d.]*", os.path.basename(word))]
     if wrappers:
         notes.append(f"the words before {name} stay before oxicorn: {shlex.join(wrappers)}")
+    if name == "fastapi":
+        return Source(_of_fastapi(words[at + 1 :]), "uvicorn", environ, folder, notes)
     return Source(words[at + 1 :], name, environ, folder, notes)
+
+
+def _of_fastapi(words):
+    """Returns Uvicorn's words for those of `fastapi run`."""
+    command, words, app = (words or [""])[0], words[1:], ""
+    if command != "run":
+        raise Unreadable(f"`fastapi {command}` is no command for production: `fastapi run` is")
+    if "--app" in words[:-1]:
+        at = words.index("--app")
+        app = f":{words[at + 1]}"
+        del words[at : at + 2]
+    words = ["--host", "0.0.0.0", *words]
+    plain = [part for part in commandline.split(words) if isinstance(part, str)]
+    if not plain:
+        file = next((file for file in _FASTAPI_FILES if os.path.exists(file)), None)
+        return [*words, f"{file}{app}"] if file else words
+    return [f"{word}{app}" if word == plain[0] else word for word in words]
 
 
 def of_unit(text, name):
