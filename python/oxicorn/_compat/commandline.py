@@ -66,7 +66,7 @@ def read(words, environ, server=None):
             kept.append(part)
         elif part.long == "--config" and is_configuration(part.value, dialect):
             pass
-        elif part.name in _PASSED_ON and command in WITH_SETTINGS:
+        elif part.name in _PASSED_ON and part.value is None and command in WITH_SETTINGS:
             kept.append(_PASSED_ON[part.name])
         elif command in WITH_SERVICE or not _take_flag(part, dialect, given, collected):
             kept += part.words
