@@ -35,7 +35,7 @@ _IN_HELPER = (
 _TABLE = (
     ("config", "-c --config", "text", "./gunicorn.conf.py", "same", "-c", "a path, `file:PATH` or `python:MODULE`"),
     ("wsgi_app", "", "text", None, "same", "python.app", ""),
-    ("bind", "-b --bind", "list", ["127.0.0.1:8000"], "same", "server.bind", "`PORT` overrides the default too"),
+    ("bind", "-b --bind", "list", ["127.0.0.1:8000"], "same", "server.bind", "`PORT` counts if no address is given"),
     ("backlog", "--backlog", "int", 2048, "same", "server.backlog", ""),
     (
         "workers", "-w --workers", "count", 1, "same", "workers.count",
@@ -83,8 +83,8 @@ _TABLE = (
         'Python is not traced; `log.level = "trace"` shows what oxicorn does',
     ),
     (
-        "check_config", "--check-config", "bool", False, "differs", "`oxicorn check`",
-        "checks more, and exits with 0 or 2",
+        "check_config", "--check-config", "bool", False, "same", "`oxicorn check`",
+        "exits with 0 or 2",
     ),
     ("print_config", "--print-config", "bool", False, "same", "`oxicorn config`", "prints oxicorn's settings"),
     ("preload_app", "--preload", "bool", False, "instead", "", _LATER),
@@ -233,11 +233,11 @@ _TABLE = (
     ),
     (
         "forwarder_headers", "--forwarder-headers", "commas", ["SCRIPT_NAME", "PATH_INFO"], "instead", "",
-        "no header becomes a variable such as SCRIPT_NAME",
+        "no header becomes a variable such as SCRIPT_NAME: `python.root_path` is the prefix of the app",
     ),
     (
         "header_map", "--header-map", "text", "drop", "instead", "",
-        "a header with an underscore never takes the place of another one",
+        "a WSGI app gets no header with an underscore in its name, and an ASGI app every header as it came",
     ),
     (
         "asgi_loop", "--asgi-loop", "text", "auto", "instead", "python.loop",
@@ -250,7 +250,7 @@ _TABLE = (
     ),
     ("websocket_max_message_size", "--websocket-max-message-size", "int", 16777216, "same", "python.ws_max_size", ""),
     ("http_parser", "--http-parser", "text", "auto", "unneeded", "", "there is one parser"),
-    ("root_path", "--root-path", "text", "", "same", "python.root_path", ""),
+    ("root_path", "--root-path", "text", "", "same", "python.root_path", "also `SCRIPT_NAME` of a WSGI app"),
     ("dirty_apps", "--dirty-app", "list", [], "refused", "", _DIRTY),
     ("dirty_workers", "--dirty-workers", "int", 0, "refused", "", _DIRTY),
     ("dirty_timeout", "--dirty-timeout", "int", 300, "unneeded", "", _NO_DIRTY),
