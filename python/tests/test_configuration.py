@@ -148,6 +148,15 @@ limit_request_line = 100
     assert got.problems["gunicorn.conf.py:4: pre_fork"] == "the hook must take 2 arguments"
 
 
+def test_what_the_file_cannot_do_is_told(run):
+    got = run("check_config = True\nforwarder_headers = 'REMOTE_USER'\nsecure_scheme_headers = {'X-SSL': '1'}\n")
+    assert {origin: level for origin, (level, _) in got.notes.items()} == {
+        "gunicorn.conf.py:1: check_config": "warn", "gunicorn.conf.py:2: forwarder_headers": "warn",
+        "gunicorn.conf.py:3: secure_scheme_headers": "warn",
+    }  # fmt: skip
+    assert run("secure_scheme_headers = {'X-Forwarded-Proto': 'https'}\nprint_config = False\n").notes == {}
+
+
 def test_a_process_that_ends_gives_no_answer(run):
     got = run("import os\nos._exit(7)\n")
     assert (got.line, got.code) == ("", 7)

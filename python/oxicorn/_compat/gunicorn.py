@@ -555,6 +555,11 @@ def _nothing(given, value, collected, folder):
     """For settings that `combine`, or the reader of the command line, looks at."""
 
 
+def _only_a_flag(given, value, collected, folder):
+    if value:
+        collected.note(given.typed, "warn", "has an effect only on the command line, or as a command of oxicorn")
+
+
 def _control_socket_disable(given, value, collected, folder):
     if value:
         collected.put("control.socket", "off", given.origin, given.strength)
@@ -588,8 +593,8 @@ def logging_of_paste(paste):
 
 _SPECIAL = {
     "config": _nothing,
-    "check_config": _nothing,
-    "print_config": _nothing,
+    "check_config": _only_a_flag,
+    "print_config": _only_a_flag,
     "bind": _bind,
     "graceful_timeout": _graceful_timeout,
     "keepalive": _keepalive,
