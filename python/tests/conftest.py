@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness import PATIENCE, UVICORN, Server
+from moving import Line
+from peers import Run
 
 
 def _launcher():
@@ -48,6 +50,35 @@ def launch_for_module():
     yield launch
     for server in mine:
         server.close()
+
+
+@pytest.fixture
+def run():
+    """Starts programs that end with the test: `run(line, "oxicorn")`."""
+    mine = []
+
+    def begin(line: Line, program: str, *, serving=True, **more) -> Run:
+        server = line.run(program, **more)
+        mine.append(server)
+        return server.serving() if serving else server.start()
+
+    yield begin
+    for server in mine:
+        server.close()
+
+
+@pytest.fixture
+def both(run):
+    """Starts the server that the words were written for, and oxicorn: `both(line)`."""
+
+    def begin(line: Line) -> tuple[Run, Run]:
+        # Both start before the test waits for the first.
+        pair = run(line, line.program, serving=False), run(line, "oxicorn", serving=False)
+        for server in pair:
+            server.wait_serving()
+        return pair
+
+    return begin
 
 
 @dataclass
