@@ -66,12 +66,13 @@ def server(request, launch, monkeypatch, releases):
     return started(launch)
 
 
-def started(launch, **environment):
+def started(launch, *arguments, **environment):
     return launch(
         "main:app",
-        files={"main.py": APP},
+        files={"main.py": APP, "loggers.json": '{"version": 1}'},
         settings={"python.pythonpath": [str(APPS)]},
         environment=environment,
+        arguments=arguments,
     )
 
 
@@ -153,11 +154,15 @@ def test_the_program_of_an_upgrade_may_be_named(launch, monkeypatch, releases):
     server.stop()
 
 
-def test_a_package_that_is_replaced_in_place_does_not_disturb_the_next_workers(launch, monkeypatch, releases):
+# The words of another server need more modules in each worker.
+@pytest.mark.parametrize("arguments", [(), ("--log-config", "loggers.json")])
+def test_a_package_that_is_replaced_in_place_does_not_disturb_the_next_workers(
+    launch, monkeypatch, releases, arguments
+):
     monkeypatch.setenv("OXICORN_PYTHON_COMMAND", f"{releases.current}/bin/oxicorn")
-    server = started(launch)
+    server = started(launch, *arguments)
     [site] = (releases.folder / "one/lib").glob("python3.*/site-packages")
-    for file in (site / "oxicorn").glob("*.py"):
+    for file in (site / "oxicorn").rglob("*.py"):
         file.unlink()
         file.write_text("raise RuntimeError('this file belongs to another version')\n")
     renew(server)
@@ -218,9 +223,9 @@ def install(place, version, code=""):
         f"{name}.dist-info/WHEEL": "".join(f"{line}\n" for line in lines).encode(),
         f"{name}.dist-info/entry_points.txt": b"[console_scripts]\noxicorn = oxicorn.__main__:main\n",
     }
-    for file in Path(package(), "oxicorn").iterdir():
+    for file in Path(package(), "oxicorn").rglob("*"):
         if file.suffix in (".py", ".so"):
-            files[f"oxicorn/{file.name}"] = file.read_bytes()
+            files[str(file.relative_to(package()))] = file.read_bytes()
     files["oxicorn/_worker.py"] += code.encode()
     wheel = place.parent / f"{name}-{tag}-{tag}-linux_x86_64.whl"
     with zipfile.ZipFile(wheel, "w") as archive:

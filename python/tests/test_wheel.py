@@ -44,7 +44,7 @@ def test_a_wheel_has_the_package_its_types_and_its_licences(wheel):
     modules = {name for name in names if name.startswith("oxicorn/") and name.endswith(".so")}
     assert len(modules) == 1, modules
     source = ROOT / "python" / "oxicorn"
-    wanted = {f"oxicorn/{path.name}" for path in source.iterdir() if path.suffix in (".py", ".pyi")}
+    wanted = {str(path.relative_to(source.parent)) for path in source.rglob("*.py*") if path.suffix in (".py", ".pyi")}
     assert wanted | {"oxicorn/py.typed"} <= names, sorted(names)
     assert any(name.endswith("/LICENSE-MIT") for name in names), sorted(names)
     assert any(name.endswith("/LICENSE-APACHE") for name in names), sorted(names)
