@@ -111,9 +111,9 @@ wheel: target/maturin ## the Python package: a source distribution, and a wheel 
 	target/maturin/bin/maturin build --release --manifest-path python/Cargo.toml --out target/wheels \
 		--compatibility manylinux_2_28 $(PYTHONS:%=--interpreter %) -- -C linker=$(CURDIR)/python/zig-cc
 
-# The databases of python/tests/test_libraries.py.
+# The databases of python/tests/test_libraries.py, and what stands around a server in python/tests/test_guides.py.
 python-needs: target/mongod
-	$(call packages,chromium postgresql redis-server)
+	$(call packages,chromium nginx postgresql redis-server supervisor)
 
 test-python: python-needs ## the tests of the Python package, on its wheel and one CPython (ARGS="-k lifespan")
 	python/tests/run "$$(python/pythons | head -n 1)" $(ARGS)
