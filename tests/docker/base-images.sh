@@ -2,9 +2,9 @@
 # base-images.sh rust mongo nginx traefik python
 # Makes the base images for tests/docker/run.py, so that a machine needs no registry of images. Debian comes from
 # debootstrap, Rust from this machine's toolchain, MongoDB from a mongod, nginx from Debian's packages, and Traefik from
-# the program in a Python wheel. Python is Debian's, and its image has the packages that examples/fastapi installs, so
-# that the build of that image needs no network. The names begin with oxicorn-test/, so that no image is mistaken for an official one.
-# Existing images are kept.
+# the program in a Python wheel. Python is Debian's, and its image has the packages that examples/fastapi and the
+# Dockerfiles of the guides install, so that their builds need no network. The names begin with oxicorn-test/, so that no
+# image is mistaken for an official one. Existing images are kept.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 work=target/docker
@@ -87,13 +87,14 @@ python() {
         python3 -m pip download --quiet --dest "$work/python-wheels.new" --only-binary :all: --implementation cp \
             --python-version 3.11 --abi cp311 --abi abi3 --abi none --platform manylinux_2_28_x86_64 \
             --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 --platform any \
-            --requirement examples/fastapi/requirements.txt
+            --requirement examples/fastapi/requirements.txt --requirement tests/docker/guides.txt
         mv "$work/python-wheels.new" "$work/python-wheels"
     }
-    debian bookworm-python python3-venv bookworm
+    debian bookworm-python python3-pip,python3-venv bookworm
     cp -a "$work/python-wheels" "$context/wheels"
     cp target/wheels/oxicorn-*-cp311-cp311-*.whl "$context/wheels/"
-    printf '[global]\nno-index = true\nfind-links = /wheels\n' >"$context/pip.conf"
+    # The official image lets pip install beside the packages of the system; Debian's pip asks for this line.
+    printf '[global]\nno-index = true\nfind-links = /wheels\nbreak-system-packages = true\n' >"$context/pip.conf"
     build python <<'DOCKERFILE'
 FROM oxicorn-test/bookworm-python
 RUN ln -s python3 /usr/bin/python

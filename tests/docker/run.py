@@ -23,6 +23,9 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "python/tests"))
+import guides  # noqa: E402
+
 WORK = ROOT / "target/docker"
 BINARY = sys.argv[1] if len(sys.argv) > 1 else None
 # The build arguments of the Dockerfile; tests/docker/compose.yml also passes them on, from the environment.
@@ -422,6 +425,66 @@ def fastapi():
     sh(*FASTAPI, "down", "--volumes")
 
 
+# The pages with a Dockerfile, the heading under which it stands, and the project for which it is made.
+MOVED = [
+    ("from-gunicorn.md", "A Dockerfile for FastAPI", "shop"),
+    ("from-gunicorn.md", "A Dockerfile for Django", "mysite"),
+    ("from-uvicorn.md", "A Dockerfile", "shop"),
+]
+
+
+def moved():
+    """The Dockerfiles of the guides, and a compose file with nginx, as they are after the move."""
+    with tempfile.TemporaryDirectory() as folder:
+        for page, heading, project in MOVED:
+            at = project_with(f"{folder}/{len(os.listdir(folder))}", page, heading, project)
+            image = f"oxicorn-test/{project}"
+            sh("docker", "build", "--quiet", "--tag", image, at)
+            remove()
+            docker("run", "--detach", "--name", NAME, "--stop-timeout", str(GRACE), image)
+            healthy = eventually(lambda: inspect(".State.Health.Status") == "healthy", 60)
+            expect(healthy, f"{page}, {heading}: healthy by `oxicorn health`")
+            began = time.monotonic()
+            docker("stop", NAME)
+            took, code = time.monotonic() - began, inspect(".State.ExitCode")
+            expect(took < GRACE and code == "0", f"{page}: docker stop took {took:.1f} s; exit code {code}")
+        remove()
+        page, heading, project = MOVED[0]
+        composed_as_in(page, project_with(f"{folder}/composed", page, heading, project))
+
+
+def project_with(folder, page, heading, project):
+    """Makes a folder with a project and its Dockerfile, and returns its path."""
+    shutil.copytree(ROOT / "python/tests/apps/guides" / project, folder)
+    dockerfile = guides.block(page, heading, "Dockerfile").after
+    pathlib.Path(folder, "Dockerfile").write_text(dockerfile.replace("python:3.12-slim", ARGUMENTS["PYTHON"]))
+    return folder
+
+
+def composed_as_in(page, folder):
+    for name in ("compose.yaml", "nginx.conf"):
+        text = guides.block(page, "Compose, with nginx in front", name).after
+        pathlib.Path(folder, name).write_text(text)
+    command = ["docker", "compose", "--project-name", f"{NAME}-guides", "--project-directory", folder]
+    command += ["--file", f"{folder}/compose.yaml", "--file", "tests/docker/compose.guides.yml"]
+    try:
+        sh(*command, *UP)
+        address = port(command, "nginx", 80)
+        answer = eventually(lambda: request(address, "GET", "/") == (200, b'{"hello":"world"}'), 30)
+        expect(answer, f"{page}: through nginx of its compose file")
+        seen = json.loads(request(address, "GET", "/client")[1])
+        expect(seen["client"] != address_of(command, "nginx"), f"{page}: the app sees the client of nginx: {seen}")
+    finally:
+        sh(*command, "down", "--volumes", check=False)
+
+
+def address_of(command, service):
+    """Returns the address of a service in the network of its compose file."""
+    container = sh(*command, "ps", "--quiet", service).stdout.strip()
+    (network,) = json.loads(inspect("json .NetworkSettings.Networks", container)).values()
+    return network["IPAddress"]
+
+
 def behind(command, proxy, *trust):
     """Starts the services of the compose files and checks them through this proxy."""
     sh(*command, *UP)
@@ -479,6 +542,7 @@ try:
     locked_down()
     composed()
     fastapi()
+    moved()
 finally:
     clean()
 expect(belongings() <= before, f"nothing is left behind {belongings() - before}")
