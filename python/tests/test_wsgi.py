@@ -109,6 +109,16 @@ def test_a_trusted_proxy_names_scheme_and_client(launch):
     assert "HTTP_X_FORWARDED_PROTO" not in found
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_trusted_proxy_names_the_script(launch, trusted):
+    """As nginx does with `proxy_set_header SCRIPT_NAME /prefix;`."""
+    server = launch("wsgi_rules:app", settings={"http.forwarded_allow_ips": ["127.0.0.1" if trusted else "192.0.2.1"]})
+    text = get(server, "/environ/environ", "SCRIPT_NAME: /environ").text
+    assert ("SCRIPT_NAME='/environ'" in text) == trusted
+    # An app that gets the whole path has no such route, and says hello.
+    assert trusted or text == "hello\n"
+
+
 def test_the_root_path_is_the_script_name(launch):
     server = launch("wsgi_rules:app", settings={"python.root_path": "/environ"})
     assert get(server, "/environ/environ").text.count("SCRIPT_NAME='/environ'") == 1

@@ -1,7 +1,7 @@
 //! What proxies say about the client of a request, and which proxies are trusted.
 //!
 //! Owns: `http.forwarded_allow_ips`, the meaning of `X-Forwarded-For`, `-Proto`, `-Host`, `-Port` and `Forwarded` (RFC
-//! 7239), and the removal of these headers if they come from an untrusted peer. Refuses: the PROXY header
+//! 7239), and the removal of these headers, and of `SCRIPT_NAME`, if they come from an untrusted peer. Refuses: the PROXY header
 //! (`proxy_protocol`).
 
 use std::{
@@ -86,9 +86,11 @@ pub(super) fn client<B>(request: &mut Request<B>, connection: &ClientInfo, trust
     client
 }
 
+/// Returns true if a proxy tells about the request by this header. `Script-Name`, with an underscore, is what a proxy
+/// tells a Python app: the prefix of its paths.
 fn forwards(name: &HeaderName) -> bool {
     let name = name.as_str();
-    name.starts_with("x-forwarded-") || name == "forwarded"
+    name.starts_with("x-forwarded-") || name == "forwarded" || name == "script_name"
 }
 
 /// Applies the forwarding headers of a trusted peer to `client`. Nearly every proxy writes `X-Forwarded-*` headers, and

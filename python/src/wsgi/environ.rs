@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use http::{HeaderName, Version, header, request::Parts, uri::Uri};
+use http::{HeaderName, HeaderValue, Version, header, request::Parts};
 use oxicorn::{ClientInfo, WorkerContext};
 use pyo3::{
     intern,
@@ -26,6 +26,10 @@ use crate::{
 
 /// The number of clients and of names of headers whose Python objects are kept.
 const KEPT: usize = 128;
+
+/// By this header a proxy in `http.forwarded_allow_ips` names the prefix of the app's paths. The library removes it from
+/// the requests of other peers.
+static SCRIPT_NAME: HeaderName = HeaderName::from_static("script_name");
 
 /// Python objects that are kept, each with what it was made from.
 type Kept<K, V> = Mutex<Vec<Option<(K, Py<V>)>>>;
@@ -95,7 +99,7 @@ impl Environs {
             "POST" => environ.set_item(intern!(py, "REQUEST_METHOD"), intern!(py, "POST"))?,
             method => environ.set_item(intern!(py, "REQUEST_METHOD"), method)?,
         }
-        self.set_path(&environ, &request.uri)?;
+        self.set_path(&environ, request)?;
         self.set_headers(&environ, request)?;
         if client.is_none_or(|client| client.local().is_none()) {
             set_server_of_host(&environ, client)?;
@@ -137,16 +141,20 @@ impl Environs {
         Ok(template)
     }
 
-    /// Sets the path. The root path is taken from its beginning, unless a proxy has done that already.
-    fn set_path(&self, environ: &Bound<'_, PyDict>, uri: &Uri) -> PyResult<()> {
-        let py = environ.py();
+    /// Sets the path. The root path, or what a trusted proxy calls the script's name, is taken from its beginning, unless
+    /// a proxy has done that already.
+    fn set_path(&self, environ: &Bound<'_, PyDict>, request: &Parts) -> PyResult<()> {
+        let (py, uri) = (environ.py(), &request.uri);
         let (raw, query) = (uri.path(), uri.query());
-        let path = match self.root_path.as_str() {
-            "" => percent_decoded_bytes(raw),
+        let told = request.headers.get(&SCRIPT_NAME).map(HeaderValue::as_bytes);
+        if let Some(told) = told {
+            environ.set_item(intern!(py, "SCRIPT_NAME"), latin1(py, told))?;
+        }
+        let path = match told.unwrap_or(self.root_path.as_bytes()) {
+            b"" => percent_decoded_bytes(raw),
             root => {
                 let decoded = percent_decoded_bytes(raw);
-                let rest =
-                    decoded.strip_prefix(root.as_bytes()).filter(|rest| matches!(rest.first(), None | Some(b'/')));
+                let rest = decoded.strip_prefix(root).filter(|rest| matches!(rest.first(), None | Some(b'/')));
                 match rest {
                     Some(rest) => Cow::Owned(rest.to_vec()),
                     None => decoded,
