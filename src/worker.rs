@@ -9,6 +9,7 @@
 mod accept;
 mod acceptors;
 mod access_log;
+mod app_report;
 mod background_work;
 mod balance;
 mod connection;
@@ -25,7 +26,6 @@ mod rescue;
 mod scanner;
 mod serve;
 mod shared;
-mod standstill;
 mod throttle;
 
 /// The checks that the fuzzer runs, and the types that they need.
@@ -70,7 +70,7 @@ use self::{
     serve::{AppBody, BoxError, Serve},
     shared::Shared,
 };
-pub(crate) use self::{background_work::BackgroundCount, standstill::Standstill};
+pub(crate) use self::{app_report::AppReport, background_work::BackgroundCount};
 pub use self::{
     background_work::BackgroundWork,
     connection::{Body, BodyError},
@@ -208,7 +208,7 @@ where
             stopping: shared.stopping(),
             draining: shared.draining(),
             background: shared.background.clone(),
-            standstill: shared.standstill.clone(),
+            report: shared.report.clone(),
         };
         let outcome = Rc::new(Cell::new(None));
         let (driver, life) = Driver::new(runtime, {
@@ -388,6 +388,7 @@ where
     let mut acceptors = Acceptors::new(slot, shared, service.clone());
     acceptors.open(false).map_err(|source| BootError::Act { act: "poll its listeners", source })?;
     heartbeat::start(shared, epoch, SiblingWatch::new(slot, shared, service));
+    tokio::spawn(shared.tell_busy());
     shared.row.serving();
     // Log this before the message to the master. Then the log shows the new worker before the end of the worker that it
     // replaces.

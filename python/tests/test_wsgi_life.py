@@ -159,6 +159,31 @@ def test_so_many_requests_run_at_once_as_there_are_threads(launch):
     assert time.monotonic() - began < 1.5
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_busy_worker_leaves_new_connections_to_its_sibling(launch, shared):
+    server = started(launch, workers=2, **({"server__reuse_port": False} if shared else {}))
+    with ask(server, "/until?go") as busy:
+        server.wait_record("began")
+        # The worker counts as busy after 5 ms of its request.
+        time.sleep(0.1)
+        pids = {get(server, "/").text for _ in range(30)}
+        server.path("go").write_text("")
+        assert len(pids) == 1 and busy.response().text not in pids
+    # It has room again.
+    eventually("both workers serve", lambda: get(server, "/").text not in pids)
+
+
+def test_if_all_workers_are_busy_requests_wait_for_one(launch):
+    server = started(launch, workers=2)
+    busy = [ask(server, f"/until?go{number}") for number in range(4)]
+    server.wait_record("began", 2)
+    for number in range(4):
+        server.path(f"go{number}").write_text("")
+    for connection in busy:
+        assert connection.response().status == 200
+        connection.close()
+
+
 def test_a_handler_of_a_signal_runs_in_the_main_thread_while_a_request_runs(launch):
     server = started(launch)
     [pid] = server.serving_pids()

@@ -16,7 +16,7 @@ use crate::{
     scoreboard::Row,
     settings::{Resolved, Settings},
     sys::process,
-    worker::{BackgroundCount, BackgroundWork, Standstill},
+    worker::{AppReport, BackgroundCount, BackgroundWork},
 };
 
 /// The context of the hooks [`App::prepare`](crate::App::prepare), [`App::migrate`](crate::App::migrate) and
@@ -165,7 +165,7 @@ pub struct WorkerContext {
     pub(crate) stopping: watch::Receiver<bool>,
     pub(crate) draining: watch::Receiver<bool>,
     pub(crate) background: BackgroundCount,
-    pub(crate) standstill: Standstill,
+    pub(crate) report: AppReport,
 }
 
 impl WorkerContext {
@@ -288,7 +288,13 @@ impl WorkerContext {
     /// app stands still, the worker counts as silent for `age`: its siblings accept its connections, and the master
     /// replaces it if `age` is `workers.timeout` or longer.
     pub fn app_stands_still(&self, age: Option<Duration>) {
-        self.standstill.set(age);
+        self.report.stands_still(age);
+    }
+
+    /// Reports whether an app that runs beside the serving loop is busy: a further request would have to wait. While
+    /// it is, new connections go to the workers whose app is not busy. If all are busy, each takes its part.
+    pub fn app_is_busy(&self, busy: bool) {
+        self.report.set_busy(busy);
     }
 
     /// Returns the number of requests that this worker has begun and not yet answered.

@@ -11,7 +11,7 @@ use super::WorkerContext;
 use crate::{
     scoreboard::Scoreboard,
     settings::{self, Declared, Flags, Purpose, Resolved, Settings, Sources, StartFolder},
-    worker::{BackgroundCount, Standstill},
+    worker::{AppReport, BackgroundCount},
 };
 
 /// Builds a [`WorkerContext`] for unit tests of a factory or a handler. [`WorkerContext::builder`] makes this builder.
@@ -129,7 +129,7 @@ impl WorkerContextBuilder {
             stopping: stop,
             draining: drain,
             background: BackgroundCount::default(),
-            standstill: Standstill::default(),
+            report: AppReport::default(),
         };
         (context, WorkerSignals { stopping, draining })
     }

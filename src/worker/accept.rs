@@ -204,7 +204,7 @@ impl TokioListener {
     /// Becomes ready if a client waits in the queue and the worker has no place for it. The value is the time after
     /// which there may be a place. The caller polls again whenever a client arrives.
     fn poll_crowded(&self, shared: &Shared) -> Poll<Duration> {
-        if shared.room() > 0 {
+        if !shared.is_full() {
             return Poll::Pending;
         }
         let socket = match self {

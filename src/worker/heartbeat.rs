@@ -79,7 +79,7 @@ fn promise(shared: &Shared, ms: u64) {
     if shared.is_held_up(now) {
         shared.note_delay();
     }
-    match shared.standstill.since() {
+    match shared.report.still_since() {
         None => shared.row.promise_heartbeat(now + ms),
         // The loop runs, but the app does not. The master must look now, because it expects no change before the end of
         // the last promise and `workers.timeout`.

@@ -23,9 +23,9 @@ use tokio::{
 };
 
 use super::{
-    access_log::AccessLog, background_work::BackgroundCount, balance::Balance, connection_list::ConnectionList,
-    forwarded::TrustedProxies, own_pages::OwnPages, request_id::RequestIds, scanner::Refusal, serve::Peer,
-    standstill::Standstill, throttle::Throttle,
+    access_log::AccessLog, app_report::AppReport, background_work::BackgroundCount, balance::Balance,
+    connection_list::ConnectionList, forwarded::TrustedProxies, own_pages::OwnPages, request_id::RequestIds,
+    scanner::Refusal, serve::Peer, throttle::Throttle,
 };
 use crate::{
     channel::ToMaster,
@@ -99,7 +99,7 @@ pub(super) struct Shared {
     arrivals_known: AtomicU64,
     emptied: Notify,
     pub(super) background: BackgroundCount,
-    pub(super) standstill: Standstill,
+    pub(super) report: AppReport,
     pub(super) connections: ConnectionList,
     balance: Balance,
     /// Notified when a connection ends. It wakes the accept loops that wait for a place.
@@ -157,7 +157,7 @@ impl Shared {
             arrivals_known: AtomicU64::new(row.accepted()),
             emptied: Notify::new(),
             background: BackgroundCount::default(),
-            standstill: Standstill::default(),
+            report: AppReport::default(),
             connections: ConnectionList::default(),
             balance: Balance::default(),
             vacated: Notify::new(),
@@ -300,7 +300,7 @@ impl Shared {
         self.vacated.notify_waiters();
         // The worker reports room only when more than a tenth of its places is free. If it reported room as soon as one
         // connection ends, the kernel would be told twice for every connection.
-        if self.row.full() && self.room() > self.http.worker_connections / 10 {
+        if self.row.full() && self.room() > self.http.worker_connections / 10 && !self.report.is_busy() {
             self.tell_full(false);
         }
     }
@@ -325,8 +325,7 @@ impl Shared {
         if self.row.full() == full {
             return;
         }
-        self.row.set_full(full);
-        self.send(ToMaster::RoomChanged);
+        self.set_full(full);
         if let (true, Some(suppressed)) = (full, self.fullness.pass()) {
             tracing::warn!(
                 event = "worker_full",
@@ -335,6 +334,29 @@ impl Shared {
                 "http.worker_connections is reached; a new connection takes the place of an idle one, or waits"
             );
         }
+    }
+
+    fn set_full(&self, full: bool) {
+        self.row.set_full(full);
+        self.send(ToMaster::RoomChanged);
+    }
+
+    /// Tells the master whenever the app becomes busy, or is busy no more. While it is busy, the worker counts as full.
+    pub(super) async fn tell_busy(&self) {
+        loop {
+            self.report.busy_changed().await;
+            let full = self.report.is_busy() || self.room() == 0;
+            if self.row.full() != full {
+                self.set_full(full);
+            }
+            self.vacated.notify_waiters();
+        }
+    }
+
+    /// Returns true if a new connection must look for its place: `http.worker_connections` is reached, or the app is
+    /// busy.
+    pub(super) fn is_full(&self) -> bool {
+        self.room() == 0 || self.report.is_busy()
     }
 
     /// Returns how many more connections `http.worker_connections` allows.
@@ -348,10 +370,13 @@ impl Shared {
     /// Returns the time until there may be a place for a new connection. It is zero if there is a place, or if an idle
     /// connection can leave.
     pub(super) fn place_in(&self) -> Duration {
-        if self.room() > 0 {
+        if !self.is_full() {
             Duration::ZERO
         } else if self.a_sibling_has_room() {
             LOOK_AGAIN
+        } else if self.room() > 0 {
+            // Every app is busy, and this one is as good as another.
+            Duration::ZERO
         } else {
             self.connections.next_leaves_in()
         }

@@ -92,7 +92,7 @@ impl WsgiApp {
             threading.getattr("Thread")?.call((), Some(&options))?.call_method0("start")?;
         }
         self.wakes.start();
-        tokio::spawn(Arc::clone(&self.pool).wake_for_backlog());
+        tokio::spawn(Arc::clone(&self.pool).care(self.environs.context().clone()));
         tokio::spawn(super::watch::watch(Arc::clone(&self.pool), self.environs.context().clone()));
         Ok(())
     }

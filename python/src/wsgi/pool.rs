@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use oxicorn::WorkerContext;
 use tokio::{
     sync::Notify,
     time::{Instant, sleep},
@@ -29,14 +30,17 @@ use crate::bridge::lock;
 /// How long a request waits for a thread that runs another one, before a thread of its own is woken.
 const PATIENCE: Duration = Duration::from_millis(1);
 
+/// The pool is busy if each thread has been running its request for this long. Then new connections go to other workers.
+const BUSY: Duration = Duration::from_millis(5);
+
 pub(super) struct ThreadPool {
     queue: Mutex<RequestQueue>,
     threads: Box<[PoolThread]>,
     /// The most requests that wait; zero means that there is no limit.
     limit: usize,
     epoch: Instant,
-    /// Wakes the task that wakes threads for requests that have waited.
-    backlog: Notify,
+    /// Wakes the task of [`care`](Self::care).
+    care: Notify,
     /// Wakes the task that watches the threads.
     busy: Notify,
     is_watched: AtomicBool,
@@ -51,7 +55,8 @@ struct RequestQueue {
     awake: usize,
     /// The last request that ended took longer than [`PATIENCE`].
     is_slow: bool,
-    has_backlog: bool,
+    /// The task of [`ThreadPool::care`] looks at the queue again and again.
+    has_care: bool,
     has_ended: bool,
 }
 
@@ -88,7 +93,7 @@ impl ThreadPool {
             threads: (0..threads).map(|_| PoolThread::default()).collect(),
             limit,
             epoch: Instant::now(),
-            backlog: Notify::new(),
+            care: Notify::new(),
             busy: Notify::new(),
             is_watched: AtomicBool::new(false),
         }
@@ -110,44 +115,58 @@ impl ThreadPool {
             return false;
         }
         queue.waiting.push_back((Arc::clone(exchange), Instant::now()));
-        if queue.awake > 0 && !queue.is_slow {
-            if !queue.parked.is_empty() && !std::mem::replace(&mut queue.has_backlog, true) {
-                drop(queue);
-                self.backlog.notify_one();
-            }
-            return true;
-        }
-        let woken = queue.wake_one();
+        let waits = queue.awake > 0 && !queue.is_slow;
+        let woken = if waits { None } else { queue.wake_one() };
+        // If a thread sleeps on, the request may need it. If none does, the pool may be busy.
+        let needs_care = waits || queue.parked.is_empty();
+        let is_first = needs_care && !std::mem::replace(&mut queue.has_care, true);
         drop(queue);
         self.unpark(woken);
+        if is_first {
+            self.care.notify_one();
+        }
         true
     }
 
-    /// Wakes a thread for each request that has waited for too long. It ends with the pool.
-    pub(super) async fn wake_for_backlog(self: Arc<Self>) {
+    /// Wakes a thread for each request that has waited for too long, and reports when all threads are busy. It ends with
+    /// the pool.
+    pub(super) async fn care(self: Arc<Self>, context: WorkerContext) {
         loop {
-            self.backlog.notified().await;
+            self.care.notified().await;
+            let (mut is_busy, mut pause) = (false, PATIENCE);
             loop {
-                sleep(PATIENCE).await;
-                let woken = {
+                sleep(pause).await;
+                let (woken, all_run, waits) = {
                     let mut queue = lock(&self.queue);
                     if queue.has_ended {
                         return;
                     }
                     let late = queue.waiting.iter().take_while(|(_, since)| since.elapsed() >= PATIENCE).count();
                     let woken: Vec<_> = (0..late).map_while(|_| queue.wake_one()).collect();
-                    if queue.waiting.is_empty() || queue.parked.is_empty() {
-                        queue.has_backlog = false;
-                    }
-                    (woken, queue.has_backlog)
+                    let (all_run, waits) = (queue.parked.is_empty(), !queue.waiting.is_empty());
+                    queue.has_care = all_run || waits;
+                    (woken, all_run, waits)
                 };
-                let (woken, is_left) = woken;
                 woken.into_iter().for_each(|thread| self.unpark(Some(thread)));
-                if !is_left {
+                // A request that has just begun may soon be over. But once the pool is busy, it is so until a thread has
+                // nothing to do.
+                is_busy = all_run && (is_busy || self.youngest() >= BUSY);
+                context.app_is_busy(is_busy);
+                if !all_run && !waits {
                     break;
                 }
+                pause = if all_run { BUSY } else { PATIENCE };
             }
         }
+    }
+
+    /// Returns how long the request runs that began last; zero if a thread has none.
+    fn youngest(&self) -> Duration {
+        let (now, begun) = (self.now(), self.threads.iter().map(|thread| thread.begun.load(Relaxed)));
+        begun
+            .map(|begun| if begun == 0 { 0 } else { now.saturating_sub(begun) })
+            .min()
+            .map_or(Duration::ZERO, Duration::from_nanos)
     }
 
     fn unpark(&self, thread: Option<usize>) {
