@@ -5,7 +5,6 @@ requests (`_oxicorn` does), and to end the process (`_worker`).
 """
 
 import asyncio
-import gc
 import sys
 import traceback
 from asyncio.base_events import _run_until_complete_cb
@@ -44,15 +43,6 @@ async def _main():
         main.remove_done_callback(_run_until_complete_cb)
 
 
-def _spare_the_collector():
-    """Puts what the app has made at its start out of the collector's reach. Otherwise the collector would go through
-    all of it again and again, while requests wait, to find nothing. An app that has switched the collector off has
-    decided for itself."""
-    if gc.isenabled():
-        gc.collect()
-        gc.freeze()
-
-
 class Lifespan:
     """The lifespan of one worker. `mode` is `python.lifespan`."""
 
@@ -69,7 +59,7 @@ class Lifespan:
         self._main = self._loop.create_task(_main(), name="main")
         failure = None if self._mode == "off" else await self._start_app()
         if failure is None:
-            _spare_the_collector()
+            _worker.spare_the_collector()
         return failure
 
     async def _start_app(self):

@@ -302,7 +302,9 @@ fn boot_wsgi(
     // The import may have set a handler of its own.
     driver.hold_sigterm()?;
     module.call_method0("raise_early_sigterm")?;
-    WsgiApp::new(module.py(), callable, context, &settings)
+    let app = WsgiApp::new(module.py(), callable, context, &settings)?;
+    module.call_method0("spare_the_collector")?;
+    Ok(app)
 }
 
 /// Starts the lifespan of the app.

@@ -34,7 +34,8 @@ WSGI, ASGI = "WSGI", "ASGI"
     ("class Middleware:\n    def __init__(self, app): self.app = app\n    def __call__(self, *args): ...\n"
      "async def inner(scope, receive, send): ...\napp = Middleware(Middleware(inner))", ASGI),
     ("from a2wsgi import WSGIMiddleware\nfrom flask import Flask\napp = WSGIMiddleware(Flask('x'))", ASGI),
-    ("from a2wsgi import ASGIMiddleware\nasync def inner(scope, receive, send): ...\napp = ASGIMiddleware(inner)", WSGI),
+    ("from a2wsgi import ASGIMiddleware\n"
+     "async def inner(scope, receive, send): ...\napp = ASGIMiddleware(inner)", WSGI),
     ("from flask import Flask\nfrom werkzeug.middleware.proxy_fix import ProxyFix\n"
      "app = Flask('x')\napp.wsgi_app = ProxyFix(app.wsgi_app)", WSGI),
     ("from flask import Flask\nfrom werkzeug.middleware.proxy_fix import ProxyFix\napp = ProxyFix(Flask('x'))", WSGI),
