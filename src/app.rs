@@ -9,6 +9,7 @@ mod factory;
 mod lifespan;
 mod run;
 mod runtime;
+mod supervisor_event;
 #[cfg(feature = "test-util")]
 mod test_util;
 
@@ -25,6 +26,7 @@ pub use self::{
     factory::FactoryOutput,
     lifespan::{IntoLifespan, Lifespan},
     runtime::{BootFailure, Runtime, UpgradeCommand},
+    supervisor_event::{ForkedWorker, SupervisorEvent},
 };
 pub(crate) use self::{lifespan::Shutdown, runtime::AppInfo};
 use crate::{

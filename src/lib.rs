@@ -93,7 +93,8 @@ mod sys;
 pub mod fuzzing;
 
 pub use app::{
-    App, BootFailure, FactoryOutput, IntoLifespan, Lifespan, Runtime, SetupContext, UpgradeCommand, WorkerContext, main,
+    App, BootFailure, FactoryOutput, ForkedWorker, IntoLifespan, Lifespan, Runtime, SetupContext, SupervisorEvent,
+    UpgradeCommand, WorkerContext, main,
 };
 #[cfg(feature = "test-util")]
 pub use app::{WorkerContextBuilder, WorkerSignals};

@@ -24,6 +24,7 @@ mod oom;
 mod perform;
 mod performed;
 mod pidfile;
+mod refresh;
 mod reload;
 #[cfg(test)]
 mod sim;
@@ -46,11 +47,13 @@ use self::{
     oom::OomKills,
     performed::Performed,
     pidfile::{Pidfile, PidfileError},
+    refresh::{Asked, Refreshes},
     reload::Reloads,
     upgrade::Upgrades,
 };
 pub(crate) use self::{children::fork_worker, handover::Handover, reload::SettingsLoader};
 use crate::{
+    app::SupervisorEvent,
     channel::ToWorker,
     listener::{BindError, Listeners, Steering, slot_count},
     log, metrics,
@@ -104,6 +107,8 @@ pub(crate) enum MasterError {
     Signals(#[source] std::io::Error),
     #[error("could not take over from the old program: {0}")]
     TakeOver(String),
+    #[error("{0}")]
+    Start(String),
     #[error("waiting for events failed")]
     Wait(#[source] std::io::Error),
 }
@@ -138,6 +143,11 @@ struct Shell {
     boot_failure: Option<String>,
     fork_failures: ForkFailures,
     memory_watch: MemoryWatch,
+    refreshes: Refreshes,
+    /// How many workers this service has forked, also over upgrades.
+    forks: u32,
+    /// The number of workers that the runtime knows of.
+    told_target: u32,
 }
 
 /// What a master starts from: nothing, or a service that already runs.
@@ -173,6 +183,9 @@ impl Shell {
             workers = settings.workers.count,
             "{name} starts"
         );
+        loader
+            .ask(&SupervisorEvent::Starting { workers: settings.workers.count, alive: &[] })
+            .map_err(MasterError::Start)?;
         let limit = fd::raise_nofile();
         let listeners = Listeners::bind(&settings.server, settings.workers.count)?;
         if resolved.origin("server.bind") == Origin::Env(LISTEN_FDS.to_owned()) {
@@ -216,6 +229,8 @@ impl Shell {
         let mut shell = Self::assemble(core, loader, resolved, upgrades, listeners, scoreboard, signals);
         (shell.pidfile, shell.control) = (pidfile, control);
         shell.show_title();
+        let addresses = shell.listeners.addresses();
+        shell.loader.tell(&SupervisorEvent::Listening { addresses: &addresses });
         Ok((shell, actions))
     }
 
@@ -230,7 +245,7 @@ impl Shell {
         scoreboard: Scoreboard,
         signals: MasterSignals,
     ) -> Self {
-        let started = now();
+        let (started, told_target) = (now(), core.target());
         Self {
             core,
             loader,
@@ -255,6 +270,9 @@ impl Shell {
             boot_failure: None,
             fork_failures: ForkFailures::default(),
             memory_watch: MemoryWatch::default(),
+            refreshes: Refreshes::default(),
+            forks: 0,
+            told_target,
         }
     }
 
@@ -265,6 +283,7 @@ impl Shell {
         loop {
             self.publish();
             self.notify();
+            self.tell_target();
             while let Some(action) = todo.pop_front() {
                 match self.perform(action) {
                     Performed::Done => {}
@@ -280,6 +299,22 @@ impl Shell {
                 read_at = now();
             }
             todo.extend(self.core.step(read_at, std::mem::take(&mut self.inbox)));
+        }
+    }
+
+    /// Tells the runtime of this program that it has taken over a service with workers.
+    fn tell_start(&self) {
+        let (workers, alive) = (self.core.target(), children::alive(self));
+        self.loader.tell(&SupervisorEvent::Starting { workers, alive: &alive });
+        self.loader.tell(&SupervisorEvent::Listening { addresses: &self.listeners.addresses() });
+    }
+
+    /// Tells the runtime that the number of workers that there should be has changed.
+    fn tell_target(&mut self) {
+        let workers = self.core.target();
+        let before = std::mem::replace(&mut self.told_target, workers);
+        if before != workers {
+            self.loader.tell(&SupervisorEvent::WorkersChanged { workers, before });
         }
     }
 
@@ -299,6 +334,7 @@ impl Shell {
             self.notify.as_ref().and_then(Notify::deadline),
             Some(self.certificate_due),
             Some(self.control_due),
+            self.refreshes.deadline(),
             log_due,
         ];
         let timeout = deadlines.into_iter().flatten().min().map(|at| Duration::from_millis(at.since(now())));
@@ -309,6 +345,9 @@ impl Shell {
         let waiting = self.children.iter().filter(|child| !child.unsent.is_empty());
         fds.extend(waiting.filter_map(|child| child.channel.as_ref()).map(|fd| (fd.as_fd(), Interest::Write)));
         let ours = fds.len();
+        let of_runtime = self.loader.watched();
+        fds.extend(of_runtime.iter().map(|fd| (fd.as_fd(), Interest::Read)));
+        let all_but_control = fds.len();
         fds.extend(self.control.iter().flat_map(ControlServer::watched));
         let ready = wait(&fds, timeout).map_err(MasterError::Wait)?;
         if self.certificate_due <= now() {
@@ -318,15 +357,20 @@ impl Shell {
         self.children.iter_mut().for_each(Child::send_unsent);
         children::recv_all(self);
         upgrade::preflight::recv(self);
+        if ready[ours..all_but_control].contains(&true) {
+            self.loader.attend();
+        }
         for (signal, times) in self.signals.take() {
             self.handle_signal(signal, times);
         }
         // Answer the requests only after the handling of SIGCHLD, which reaps the dead workers. Otherwise a status
         // could show a dead worker as alive.
-        let requests = self.control.as_mut().map(|control| control.turn(&ready[ours..], now())).unwrap_or_default();
+        let requests =
+            self.control.as_mut().map(|control| control.turn(&ready[all_but_control..], now())).unwrap_or_default();
         for (caller, request) in requests {
             self.handle_request(caller, request);
         }
+        refresh::look(self);
         // This check may replace the control socket. It must come after the lines that pass the results of the poll to
         // the old socket.
         if self.control_due <= now() {
@@ -397,16 +441,7 @@ impl Shell {
                 self.inbox.push(Event::ScaleRequested { scaling: scale, caller: Some(caller) });
             }
             protocol::ControlCommand::Reload => reload::request(self, Some(caller)),
-            protocol::ControlCommand::Changes => {
-                let answer = match reload::preview(self) {
-                    Ok(changes) => protocol::ControlResponse::done(changes),
-                    Err(reason) => protocol::ControlResponse::refused(format!(
-                        "a reload of the running service (pid {}) would be refused: {reason}",
-                        std::process::id()
-                    )),
-                };
-                self.answer(caller, answer);
-            }
+            protocol::ControlCommand::Changes => refresh::ask(self, Asked::Preview(caller)),
             protocol::ControlCommand::Config { json } => {
                 let settings = reload::in_effect(self);
                 let text = if json { settings.to_json() } else { settings.to_toml() };
@@ -501,6 +536,7 @@ impl Shell {
     }
 
     fn finish(mut self, reason: ExitReason) -> Outcome {
+        self.loader.tell(&SupervisorEvent::Stopped);
         self.scoreboard.cut(self.listeners.shut_down());
         self.log_totals();
         self.listeners.unlink();

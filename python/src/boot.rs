@@ -34,6 +34,7 @@ use tokio::{
 use crate::{
     bridge::{self, AsgiService, EventLoop, LoopHandle},
     compat::Compat,
+    hooks::Overlay,
     logging,
     service::PythonService,
     settings::{self, Interface, Python as Settings},
@@ -196,7 +197,7 @@ pub(crate) fn drive(py: Python<'_>, driver: Driver, compat: &Compat) -> Result<(
     let Waiting { context, imported } = waiting;
     let settings = context.table::<Settings>();
     let name = settings.app_of(context.arguments()).to_owned();
-    let module = match prepare(py, &context, &settings) {
+    let module = match prepare(py, &context, &settings, compat.overlay()) {
         Ok(module) => module,
         Err(error) => {
             let failure = BootFailure::new(format!("the interpreter cannot be prepared: {error}"));
@@ -237,11 +238,13 @@ pub(crate) fn drive(py: Python<'_>, driver: Driver, compat: &Compat) -> Result<(
 pub(crate) struct Preparation<'py>(Bound<'py, PyDict>, HashMap<String, String>, Option<OsString>, Vec<OsString>);
 
 impl<'py> Preparation<'py> {
-    /// `path` resolves the paths of the settings. `more` has variables that the environment of this process may lack.
+    /// `path` resolves the paths of the settings. `more` has variables that the environment of this process may lack, and
+    /// `overlay` has those that replace its own.
     pub(crate) fn new(
         py: Python<'py>,
         settings: &Settings,
         more: &[(String, String)],
+        overlay: Overlay,
         path: impl Fn(&Path) -> PathBuf,
     ) -> PyResult<Self> {
         let environment = PyDict::new(py);
@@ -251,6 +254,14 @@ impl<'py> Preparation<'py> {
         for (name, value) in std::env::vars_os() {
             environment.set_item(PyBytes::new(py, name.as_bytes()), PyBytes::new(py, value.as_bytes()))?;
         }
+        for (name, value) in overlay {
+            let name = PyBytes::new(py, name.as_bytes());
+            match value {
+                Some(value) => environment.set_item(name, PyBytes::new(py, value.as_bytes()))?,
+                None if environment.contains(&name)? => environment.del_item(name)?,
+                None => {}
+            }
+        }
         let path = |of: &PathBuf| path(of).into_os_string();
         let chdir = (!settings.chdir.as_os_str().is_empty()).then(|| path(&settings.chdir));
         let pythonpath = settings.pythonpath.iter().map(path).collect();
@@ -258,13 +269,18 @@ impl<'py> Preparation<'py> {
     }
 }
 
-fn prepare<'py>(py: Python<'py>, context: &WorkerContext, settings: &Settings) -> PyResult<Bound<'py, PyModule>> {
+fn prepare<'py>(
+    py: Python<'py>,
+    context: &WorkerContext,
+    settings: &Settings,
+    overlay: Overlay,
+) -> PyResult<Bound<'py, PyModule>> {
     let module = py.import("oxicorn._worker")?;
     module.setattr("slot", context.slot())?;
     module.setattr("generation", context.generation())?;
     module.setattr("threads_grace", settings.shutdown_grace.as_secs_f64())?;
     module.call_method0("take_sigterm")?;
-    let preparation = Preparation::new(py, settings, &[], |path| context.path(path))?;
+    let preparation = Preparation::new(py, settings, &[], overlay, |path| context.path(path))?;
     module.getattr("prepare")?.call1(preparation.into_pyobject(py)?)?;
     logging::install(py, context.settings().log.level)?;
     Ok(module)

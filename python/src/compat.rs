@@ -1,21 +1,29 @@
 //! The command line and the configuration file of another server, such as Gunicorn, in this program's settings.
 //!
-//! Owns: what `__main__.py` has made of the command line, and the answer of the process that executes the configuration
-//! file. Refuses: to know the options of those servers, which the package `_compat` does, and to start that process
-//! (`helper`).
+//! Owns: what `__main__.py` has made of the command line, the answer of the process that executes the configuration
+//! file, and which of these processes gets the events of the master. Refuses: to know the options of those servers, which
+//! the package `_compat` does, to start that process (`helper`), and to know what its hooks are told (`hooks`).
 
 use std::{
     cell::RefCell,
     ffi::OsString,
+    os::fd::AsFd,
     path::{Path, PathBuf},
+    rc::Rc,
     time::Duration,
 };
 
-use oxicorn::settings::{ForeignContext, ForeignSettings, Level, Strength};
+use oxicorn::{
+    SupervisorEvent,
+    settings::{ForeignContext, ForeignSettings, Level, Strength},
+};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::helper::{self, Helper, Launch};
+use crate::{
+    helper::{self, Helper, Launch},
+    hooks::{self, Hooks, Overlay},
+};
 
 /// How long the configuration file may take.
 const CONFIGURATION_TIME: Duration = Duration::from_secs(10);
@@ -27,9 +35,27 @@ pub(crate) struct Compat {
     text: String,
     line: CommandLine,
     launch: Launch,
-    /// The last answer of the process that has executed the configuration file. It is `None` if there is no such file,
-    /// and before the file was executed.
-    answer: RefCell<Option<String>>,
+    state: RefCell<State>,
+}
+
+/// What has become of the configuration file.
+#[derive(Debug, Default)]
+struct State {
+    /// The last answer of the process that has executed the file, or why there is none. It is `None` before the file
+    /// was executed, and while it is executed again.
+    answer: Option<Result<String, String>>,
+    /// The process that executes the file again.
+    reading: Option<Helper>,
+    /// The hooks of the last answer, whose settings are not in effect yet.
+    fresh: Option<Hooks>,
+    /// The hooks of the settings in effect.
+    current: Option<Hooks>,
+    /// The hooks of the settings before, while the newer ones are on trial.
+    before: Option<Hooks>,
+    /// True if the settings in effect have hooks that no process runs.
+    lacks_hooks: bool,
+    /// In a worker: what the hooks have changed in the environment.
+    overlay: Overlay,
 }
 
 /// What `__main__.py` has made of the command line and the variables.
@@ -54,6 +80,8 @@ struct Answer {
     settings: Vec<Given>,
     notes: Vec<Note>,
     problems: Vec<Problem>,
+    /// The names of the hooks in the file.
+    hooks: Vec<String>,
     worker: Value,
 }
 
@@ -99,7 +127,7 @@ impl Compat {
                 CommandLine { problems: vec![Problem { origin: "oxicorn".to_owned(), text }], ..CommandLine::default() }
             }),
         };
-        Self { text, line, launch: Launch { executable, options }, answer: RefCell::default() }
+        Self { text, line, launch: Launch { executable, options }, state: RefCell::default() }
     }
 
     /// Returns the words of the command line as the operator wrote them; `None` if they are the ones that the
@@ -117,7 +145,10 @@ impl Compat {
         let Some(named) = configuration else { return settings };
         let path = path_of(named, context.folder());
         let answer = match context.recorded(&path) {
-            Some(recorded) => Ok(recorded.to_owned()),
+            Some(recorded) => {
+                self.state.borrow_mut().note_recorded(recorded);
+                Ok(recorded.to_owned())
+            }
             None => self.answer(context.folder()),
         };
         let read = answer.and_then(|text| match serde_json::from_str(&text) {
@@ -137,19 +168,101 @@ impl Compat {
         settings
     }
 
-    /// Returns the answer of the process that executes the configuration file.
+    /// Returns the answer of the process that executes the configuration file. Waits for it if the file was not executed
+    /// yet, which is so in a command and at the start of a master.
     fn answer(&self, folder: &Path) -> Result<String, String> {
-        if let Some(answer) = &*self.answer.borrow() {
-            return Ok(answer.clone());
+        let mut state = self.state.borrow_mut();
+        if state.answer.is_none() {
+            match Helper::begin(&self.launch, folder, &self.text) {
+                Ok(mut helper) => {
+                    let line = helper.wait(helper::now() + CONFIGURATION_TIME);
+                    state.take_answer(helper, line);
+                }
+                Err(reason) => state.answer = Some(Err(reason)),
+            }
         }
-        let until = helper::now() + CONFIGURATION_TIME;
-        let mut helper = Helper::begin(&self.launch, folder, &self.text)?;
-        let answer = helper.wait(until)?.ok_or_else(|| {
-            helper.kill();
-            format!("it did not end within {} s", CONFIGURATION_TIME.as_secs())
-        })?;
-        self.answer.replace(Some(answer.clone()));
-        Ok(answer)
+        state.answer.clone().unwrap_or_else(|| Err("it was not executed".to_owned()))
+    }
+
+    /// Begins to execute the configuration file again, and returns how long this may take; `None` if there is nothing to
+    /// wait for.
+    pub(crate) fn refresh(&self, context: &ForeignContext<'_>) -> Option<Duration> {
+        self.line.configuration.as_ref()?;
+        let mut state = self.state.borrow_mut();
+        state.drop_refresh();
+        match Helper::begin(&self.launch, context.folder(), &self.text) {
+            Ok(helper) => state.reading = Some(helper),
+            Err(reason) => state.answer = Some(Err(reason)),
+        }
+        state.reading.as_ref().map(|_| CONFIGURATION_TIME)
+    }
+
+    /// Returns true if the configuration file was executed again, or if that has failed.
+    pub(crate) fn refreshed(&self, overdue: bool) -> bool {
+        let mut state = self.state.borrow_mut();
+        let Some(mut helper) = state.reading.take() else { return true };
+        let line = helper.line();
+        if line.is_none() && !helper.has_ended() && !overdue {
+            state.reading = Some(helper);
+            return false;
+        }
+        state.take_answer(helper, line);
+        true
+    }
+
+    /// Returns the sockets to the processes.
+    pub(crate) fn watched(&self) -> Vec<Rc<dyn AsFd>> {
+        let state = self.state.borrow();
+        let hooks = [&state.fresh, &state.current, &state.before].into_iter().flatten().map(Hooks::helper);
+        hooks.chain(&state.reading).map(|helper| -> Rc<dyn AsFd> { helper.stream() }).collect()
+    }
+
+    /// Reads what the hooks have answered.
+    pub(crate) fn attend(&self) {
+        let mut state = self.state.borrow_mut();
+        // A process whose settings are not in effect has nothing to answer. If it has ended, it is not needed.
+        state.fresh.take_if(|hooks| !hooks.attend());
+        state.before.take_if(|hooks| !hooks.attend());
+        if state.current.take_if(|hooks| !hooks.attend()).is_some() {
+            log_hooks_lost("its process has ended");
+        }
+    }
+
+    /// Tells the hooks an event of the master.
+    ///
+    /// # Errors
+    /// The service must not start.
+    pub(crate) fn on_event(&self, event: &SupervisorEvent<'_>) -> Result<(), String> {
+        let mut state = self.state.borrow_mut();
+        match event {
+            SupervisorEvent::Starting { .. } => {
+                state.current = state.fresh.take();
+                if state.lacks_hooks {
+                    log_hooks_lost("the program that took over again does not execute the file anew");
+                }
+            }
+            SupervisorEvent::Reloading { .. } => {
+                state.before = state.current.take();
+                state.current = state.fresh.take();
+            }
+            SupervisorEvent::Reloaded => state.before = None,
+            SupervisorEvent::RolledBack => state.current = state.before.take(),
+            SupervisorEvent::RefreshUnused => state.drop_refresh(),
+            _ => {}
+        }
+        state.current.as_mut().map_or(Ok(()), |hooks| hooks.tell(event))
+    }
+
+    /// Closes what the master has open for its processes, in a worker. Otherwise the processes would not see the end of
+    /// the master.
+    pub(crate) fn leave_master(&self) {
+        let state = self.state.take();
+        self.state.borrow_mut().overlay = state.current.map(Hooks::into_overlay).unwrap_or_default();
+    }
+
+    /// Returns what the hooks have changed in the environment of this worker.
+    pub(crate) fn overlay(&self) -> Overlay {
+        self.state.borrow().overlay.clone()
     }
 
     /// Returns what the workers of a generation need to know, as JSON. `recorded` is the text that was recorded with the
@@ -160,6 +273,48 @@ impl Compat {
         let told = told.or_else(|| Some(self.line.worker.clone()).filter(|worker| !worker.is_null()));
         told.map(|worker| worker.to_string())
     }
+}
+
+impl State {
+    /// Notes that the settings in effect come from recorded text, so that nothing runs their hooks.
+    fn note_recorded(&mut self, recorded: &str) {
+        if self.answer.is_none() {
+            let answer = serde_json::from_str::<Answer>(recorded).unwrap_or_default();
+            self.lacks_hooks = hooks::any_of_the_master(&answer.hooks);
+        }
+    }
+
+    /// Takes the answer of a process, and keeps the process if it runs hooks.
+    fn take_answer(&mut self, mut helper: Helper, line: Option<String>) {
+        self.answer = Some(match line {
+            Some(line) => {
+                let answer = serde_json::from_str::<Answer>(&line).unwrap_or_default();
+                if answer.problems.is_empty() && hooks::any_of_the_master(&answer.hooks) {
+                    self.fresh = Some(Hooks::new(helper));
+                }
+                Ok(line)
+            }
+            None if helper.has_ended() => Err(helper.why_ended()),
+            None => Err(helper.give_up(CONFIGURATION_TIME)),
+        });
+    }
+
+    /// Forgets what was read again and is not used. The processes end.
+    fn drop_refresh(&mut self) {
+        if let Some(mut helper) = self.reading.take() {
+            helper.give_up(CONFIGURATION_TIME);
+        }
+        self.fresh = None;
+        self.answer = None;
+    }
+}
+
+fn log_hooks_lost(reason: &str) {
+    tracing::warn!(
+        event = "hooks_lost",
+        reason,
+        "the hooks of the configuration file that run beside the master are not called until the next reload"
+    );
 }
 
 /// Returns the path of a configuration file. A module of Python has no path, so its name takes that place.

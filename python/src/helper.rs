@@ -1,8 +1,7 @@
 //! The process beside the master that executes what an operator has written in Python for the master: the configuration
 //! file and its hooks.
 //!
-//! Owns: its start, the lines to it and from it, and its end. Refuses: to know what the lines mean (`compat`), and to
-//! wait for it in the master of a running service.
+//! Owns: its start, the lines to it and from it, and its end. Refuses: to know what the lines mean (`compat`, `hooks`).
 
 use std::{
     ffi::OsString,
@@ -13,7 +12,8 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::Instant,
+    rc::Rc,
+    time::{Duration, Instant},
 };
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -21,6 +21,9 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 /// The variables by which a service manager speaks to the master.
 const FOR_THE_MASTER: [&str; 6] =
     ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES", "NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"];
+
+/// The most bytes of a line that are read. A process that sends more without an end of line counts as ended.
+const LINE_MAX: usize = 16 << 20;
 
 /// How to start the process.
 #[derive(Debug)]
@@ -34,9 +37,13 @@ pub(crate) struct Launch {
 #[derive(Debug)]
 pub(crate) struct Helper {
     child: Child,
-    stream: UnixStream,
+    /// It never blocks, except in [`wait`](Self::wait).
+    stream: Rc<UnixStream>,
     /// What has come of the next line.
     unread: Vec<u8>,
+    /// The rest of a line that did not fit into the socket.
+    unsent: Vec<u8>,
+    has_ended: bool,
 }
 
 /// Returns the present time of the clock that never goes back.
@@ -57,6 +64,7 @@ impl Helper {
 
     fn try_begin(launch: &Launch, folder: &Path, line: &str) -> io::Result<Self> {
         let (stream, theirs) = UnixStream::pair()?;
+        stream.set_nonblocking(true)?;
         fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
         let mut command = Command::new(&launch.executable);
         command.args(&launch.options).args(["-m", "oxicorn._compat.process"]).arg(theirs.as_raw_fd().to_string());
@@ -66,57 +74,84 @@ impl Helper {
         }
         // What the file prints must not mix with the output of a command. A signal of the terminal is for the master.
         command.stdin(Stdio::null()).stdout(io::stderr()).process_group(0);
-        let mut helper = Self { child: command.spawn()?, stream, unread: Vec::new() };
-        helper.stream.write_all(line.as_bytes())?;
-        helper.stream.write_all(b"\n")?;
+        let (child, stream) = (command.spawn()?, Rc::new(stream));
+        let mut helper = Self { child, stream, unread: Vec::new(), unsent: Vec::new(), has_ended: false };
+        helper.send(line);
         Ok(helper)
     }
 
-    /// Waits for the next line. Returns `None` if it does not come in time.
-    ///
-    /// # Errors
-    /// The sentence that says how the process has ended before the line.
-    pub(crate) fn wait(&mut self, until: Instant) -> Result<Option<String>, String> {
+    /// Returns the socket for a poll.
+    pub(crate) fn stream(&self) -> Rc<UnixStream> {
+        Rc::clone(&self.stream)
+    }
+
+    /// Returns true once the process has closed its end of the socket.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.has_ended
+    }
+
+    /// Sends a line. Returns false if the process has not read the lines before, so that this one is dropped.
+    pub(crate) fn send(&mut self, line: &str) -> bool {
+        self.flush();
+        if !self.unsent.is_empty() {
+            return false;
+        }
+        self.unsent.extend_from_slice(line.as_bytes());
+        self.unsent.push(b'\n');
+        self.flush();
+        true
+    }
+
+    fn flush(&mut self) {
+        while !self.unsent.is_empty() && !self.has_ended {
+            match (&*self.stream).write(&self.unsent) {
+                Ok(sent) => drop(self.unsent.drain(..sent)),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => self.has_ended = true,
+            }
+        }
+    }
+
+    /// Returns the next line, if it has come.
+    pub(crate) fn line(&mut self) -> Option<String> {
+        self.flush();
         loop {
-            let left = until.saturating_duration_since(now());
-            if left.is_zero() {
-                return Ok(None);
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line = self.unread.drain(..=end).take(end).collect::<Vec<u8>>();
+                return Some(String::from_utf8_lossy(&line).into_owned());
             }
-            // It does not fail: the time is not zero.
-            let _ = self.stream.set_read_timeout(Some(left));
-            match self.read() {
-                Ok(Some(line)) => return Ok(Some(line)),
-                Ok(None) => {}
-                Err(()) => return Err(self.ended()),
+            let mut chunk = [0; 16 * 1024];
+            match (&*self.stream).read(&mut chunk) {
+                Ok(len @ 1..) if self.unread.len() < LINE_MAX => self.unread.extend(&chunk[..len]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => return None,
+                Ok(_) | Err(_) => {
+                    self.has_ended = true;
+                    return None;
+                }
             }
         }
     }
 
-    /// Reads what has come. Returns a line if there is a whole one. The error is the end of the process.
-    fn read(&mut self) -> Result<Option<String>, ()> {
-        if let Some(line) = self.line() {
-            return Ok(Some(line));
+    /// Waits for the next line. Returns `None` if it does not come in time, or if the process has ended.
+    pub(crate) fn wait(&mut self, until: Instant) -> Option<String> {
+        let mut left = until.saturating_duration_since(now());
+        let mut line = None;
+        while line.is_none() && !left.is_zero() && !self.has_ended {
+            // These calls do not fail: the socket is open, and the time is not zero.
+            let _ = self.stream.set_read_timeout(Some(left)).and_then(|()| self.stream.set_nonblocking(false));
+            line = self.line();
+            left = until.saturating_duration_since(now());
         }
-        let mut chunk = [0; 16 * 1024];
-        match self.stream.read(&mut chunk) {
-            Ok(0) => Err(()),
-            Ok(len) => {
-                self.unread.extend(&chunk[..len]);
-                Ok(self.line())
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => Ok(None),
-            Err(_) => Err(()),
-        }
+        let _ = self.stream.set_nonblocking(true);
+        line
     }
 
-    fn line(&mut self) -> Option<String> {
-        let end = self.unread.iter().position(|byte| *byte == b'\n')?;
-        let line = self.unread.drain(..=end).take(end).collect();
-        Some(String::from_utf8(line).unwrap_or_default())
-    }
-
-    /// Says how the process has ended.
-    fn ended(&mut self) -> String {
+    /// Returns a sentence that says how the process has ended before it answered.
+    pub(crate) fn why_ended(&mut self) -> String {
+        // It closes its end of the socket just before it ends. If it does not end, it is ended here.
+        let _ = self.child.kill();
         match self.child.wait() {
             Ok(status) => format!("the process that executes it ended before it answered ({status})"),
             // The master has reaped it.
@@ -124,8 +159,10 @@ impl Helper {
         }
     }
 
-    pub(crate) fn kill(&mut self) {
-        // If this fails, it has ended meanwhile.
-        let _ = self.child.kill().and_then(|()| self.child.wait());
+    /// Ends the process, which does not answer, and returns a sentence that says so.
+    pub(crate) fn give_up(&mut self, time: Duration) -> String {
+        // If this fails, the process has ended meanwhile. The master reaps it.
+        let _ = self.child.kill();
+        format!("it did not end within {} s", time.as_secs())
     }
 }

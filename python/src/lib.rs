@@ -7,6 +7,7 @@ mod boot;
 mod bridge;
 mod compat;
 mod helper;
+mod hooks;
 mod interpreter;
 mod logging;
 mod program;

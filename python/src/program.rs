@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 use crate::{
     boot::{self, Preparation},
     compat::Compat,
+    hooks::Overlay,
     runtime::Interpreter,
     settings::Python as Settings,
     upgrade::{Files, Start},
@@ -58,7 +59,7 @@ fn check(setup: &SetupContext<'_>) -> Result<Vec<String>, String> {
     let boot_timeout = setup.settings().workers.boot_timeout;
     let timeout = (!boot_timeout.is_zero()).then_some(boot_timeout.as_secs_f64());
     let told = Python::attach(|py| {
-        let preparation = Preparation::new(py, &settings, &process.env, |path| setup.path(path))?;
+        let preparation = Preparation::new(py, &settings, &process.env, Overlay::new(), |path| setup.path(path))?;
         let check = py.import("oxicorn._check")?.getattr("check")?;
         check
             .call1((settings.app_of(setup.arguments()), settings.interface.name(), preparation, timeout))?

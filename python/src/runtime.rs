@@ -3,10 +3,17 @@
 //! Owns: what the interpreter needs around a fork, the stacks of a worker that hangs or crashes, and the defaults of
 //! settings for Python. Refuses: to import the app (`boot`) and to run the event loop (`bridge`).
 
-use std::{cell::Cell, error::Error, os::fd::IntoRawFd, path::Path};
+use std::{
+    cell::Cell,
+    error::Error,
+    os::fd::{AsFd, IntoRawFd},
+    path::Path,
+    rc::Rc,
+    time::Duration,
+};
 
 use oxicorn::{
-    Driver, Runtime, UpgradeCommand,
+    Driver, Runtime, SupervisorEvent, UpgradeCommand,
     settings::{ForeignContext, ForeignSettings},
 };
 use pyo3::{ffi, prelude::*, types::IntoPyDict};
@@ -29,7 +36,7 @@ pub(crate) struct Interpreter {
     compat: Compat,
     /// True between the two hooks of a fork. The second half of a fork must not come without the first.
     forks: Cell<bool>,
-    /// How many workers this process has forked, or has tried to fork.
+    /// The number of the last fork.
     age: Cell<u32>,
 }
 
@@ -54,6 +61,29 @@ impl Runtime for Interpreter {
         self.compat.settings(context)
     }
 
+    fn refresh(&self, context: &ForeignContext<'_>) -> Option<Duration> {
+        self.compat.refresh(context)
+    }
+
+    fn refreshed(&self, overdue: bool) -> bool {
+        self.compat.refreshed(overdue)
+    }
+
+    fn watched(&self) -> Vec<Rc<dyn AsFd>> {
+        self.compat.watched()
+    }
+
+    fn attend(&self) {
+        self.compat.attend();
+    }
+
+    fn on_event(&self, event: &SupervisorEvent<'_>) -> Result<(), String> {
+        if let SupervisorEvent::Forking(worker) = event {
+            self.age.set(worker.age);
+        }
+        self.compat.on_event(event)
+    }
+
     /// Each worker imports the app for itself, after the fork.
     fn code_on_disk(&self) -> bool {
         true
@@ -73,7 +103,6 @@ impl Runtime for Interpreter {
             }
         });
         self.forks.set(true);
-        self.age.set(self.age.get().saturating_add(1));
     }
 
     fn after_fork_in_master(&self) {
@@ -90,6 +119,7 @@ impl Runtime for Interpreter {
 
     fn after_fork_in_worker(&self) {
         self.forks.set(false);
+        self.compat.leave_master();
         Python::attach(|_| {
             // SAFETY: this is the thread that forked. It held the GIL, and PyOS_BeforeFork was called before the fork.
             #[expect(unsafe_code, reason = "a fork outside of os.fork() has to be announced")]

@@ -325,6 +325,7 @@ impl App {
                 tracing::error!(event = "master_failed", reason = error_chain(&error), "the master cannot continue");
                 match error {
                     master::MasterError::Bind(_) => ProgramExit::Bind.into(),
+                    master::MasterError::Start(_) => ProgramExit::NoWorkerReady.into(),
                     _ => ProgramExit::Failure.into(),
                 }
             }

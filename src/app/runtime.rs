@@ -8,11 +8,14 @@ use std::{
     error::Error,
     ffi::OsString,
     fmt,
+    os::fd::AsFd,
     path::{Path, PathBuf},
+    rc::Rc,
     sync::Arc,
+    time::Duration,
 };
 
-use super::SetupContext;
+use super::{SetupContext, SupervisorEvent};
 use crate::{
     cli::ProgramSpec,
     hook,
@@ -79,10 +82,47 @@ pub trait Runtime: 'static {
     /// origins, as its own. [`Strength`](crate::settings::Strength) says what they override.
     ///
     /// Every command that reads settings calls this method, and it may take its time there. In the master of a running
-    /// service it must return at once.
+    /// service it must return at once: there it is called after a [`refresh`](Self::refresh), and returns what that has
+    /// read.
     fn settings(&self, context: &ForeignContext<'_>) -> ForeignSettings {
         let _ = context;
         ForeignSettings::new()
+    }
+
+    /// Begins to read the sources of [`settings`](Self::settings) again, in the master of a running service, for a
+    /// reload or for a preview of one. Returns how long this may take. If the result is `None`, which is the default,
+    /// there is nothing to wait for. The master continues meanwhile, and polls [`watched`](Self::watched).
+    fn refresh(&self, context: &ForeignContext<'_>) -> Option<Duration> {
+        let _ = context;
+        None
+    }
+
+    /// Returns true if the last [`refresh`](Self::refresh) is done, well or not. `overdue` is true if its time is over.
+    /// Then this is the last call, and [`settings`](Self::settings) says why there is no answer.
+    fn refreshed(&self, overdue: bool) -> bool {
+        let _ = overdue;
+        true
+    }
+
+    /// Returns descriptors that the master polls. If one of them can be read, the master calls
+    /// [`attend`](Self::attend).
+    fn watched(&self) -> Vec<Rc<dyn AsFd>> {
+        Vec::new()
+    }
+
+    /// Reads what has come on the descriptors of [`watched`](Self::watched). It must return at once.
+    fn attend(&self) {}
+
+    /// Tells the runtime, in the master, what happens to the service. It must return at once, except for
+    /// [`Starting`](SupervisorEvent::Starting) at a start and for [`Stopped`](SupervisorEvent::Stopped).
+    ///
+    /// # Errors
+    /// The sentence that says why the service must not start. It ends a start with exit code 3, if the event is
+    /// [`Starting`](SupervisorEvent::Starting) and no worker runs yet; for any other event it only has a line in the
+    /// log.
+    fn on_event(&self, event: &SupervisorEvent<'_>) -> Result<(), String> {
+        let _ = event;
+        Ok(())
     }
 
     /// Runs in the master before each fork of a worker, with signals blocked. If this method panics, the fork counts as
@@ -266,6 +306,13 @@ impl Default for AppInfo {
 }
 
 impl AppInfo {
+    /// Begins to read the runtime's own sources again, and returns how long this may take; `None` if there is nothing to
+    /// wait for. A panic is reported by [`with_foreign`](Self::with_foreign), which then has to call the runtime again.
+    pub(crate) fn refresh(&self, start: &StartFolder) -> Option<Duration> {
+        let context = ForeignContext { folder: start.path(), recorded: None };
+        hook::call("Runtime::refresh", || self.runtime.refresh(&context)).ok().flatten()
+    }
+
     /// Adds what the runtime has read from its own sources to `sources`. `start` is the folder in which the service was
     /// started.
     pub(crate) fn with_foreign(&self, sources: Sources, start: &StartFolder) -> Sources {

@@ -27,6 +27,8 @@ pub(super) struct Child {
     /// The file in which the worker writes where it hangs; `None` if the runtime does not write that.
     pub(super) report: Option<HangReport>,
     pub(super) started: Millis,
+    /// The number of the worker's fork.
+    pub(super) age: u32,
 }
 
 impl Child {

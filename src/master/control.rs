@@ -425,6 +425,11 @@ impl ControlServer {
         }
     }
 
+    /// Returns true if this caller still waits.
+    pub(super) fn has(&self, caller: Caller) -> bool {
+        self.clients.iter().any(|client| client.id == caller)
+    }
+
     fn forget_gone(&mut self) {
         self.clients.retain(|client| client.stage != ClientStage::Gone);
     }

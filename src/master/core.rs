@@ -252,6 +252,11 @@ impl Master {
         self.stage
     }
 
+    /// Returns true while a reload waits for its settings.
+    pub(crate) fn loads(&self) -> bool {
+        matches!(self.change, Change::Loading { .. })
+    }
+
     /// Returns true if workers that hang or are late are asked to write where they hang.
     pub(crate) fn asks_where(&self) -> bool {
         self.policy.dump_ms > 0

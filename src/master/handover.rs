@@ -95,6 +95,9 @@ pub(super) struct HandoverState {
     pub(super) signals: Vec<(String, u32)>,
     pub(super) last_reload: Option<LastReload>,
     pub(super) last_upgrade: Option<LastReload>,
+    /// How many workers the service has forked.
+    #[serde(default)]
+    pub(super) forks: u32,
 }
 
 /// Everything that is needed to run a program again as it runs now, even if its files change.
@@ -162,6 +165,9 @@ pub(super) struct PassedChild {
     #[serde(default)]
     pub(super) report: Option<RawFd>,
     pub(super) started: Millis,
+    /// The number of the worker's fork.
+    #[serde(default)]
+    pub(super) age: u32,
 }
 
 impl Program {

@@ -14,9 +14,11 @@ use super::{
     limits::Limits,
     now,
     performed::{ForkedChild, Performed},
+    refresh::{self, Asked},
     reload, requests_in_flight, upgrade,
 };
 use crate::{
+    app::{ForkedWorker, SupervisorEvent},
     channel::ToWorker,
     error_chain,
     listener::SteerError,
@@ -47,7 +49,7 @@ impl Shell {
             Action::Abort { pid, silent_ms } => self.abort(pid, silent_ms),
             Action::Kill { pid, cause } => self.kill(pid, cause),
             Action::Measure { pid } => return self.measure(pid),
-            Action::LoadSettings => return Performed::Learned(reload::load(self)),
+            Action::LoadSettings => refresh::ask(self, Asked::Load),
             Action::KeepSettings => reload::keep(self),
             Action::RestoreSettings { slot, failed, why } => reload::restore(self, slot, failed, why),
             Action::BeginPreflight { program, force } => return upgrade::preflight::begin(self, program, force),
@@ -69,6 +71,9 @@ impl Shell {
     fn fork(&mut self, slot: SlotId, generation: Generation) -> Performed {
         let Limits { max_requests, max_age_ms } = Limits::draw(&self.resolved.settings.workers, &mut self.jitter);
         free_memory::look(self, slot, generation);
+        let age = self.forks.saturating_add(1);
+        let worker = |pid| ForkedWorker { slot: slot.0, generation: generation.0, age, pid };
+        self.loader.tell(&SupervisorEvent::Forking(worker(0)));
         let started = now();
         let Some(row) = self.scoreboard.claim(slot.0, generation.0, max_requests, started.0) else {
             return self.fork_failed(slot, generation, "the scoreboard has no free row");
@@ -88,6 +93,7 @@ impl Shell {
             Ok((blocked, (channel, _workers), report, (Forked::Parent { child }, _))) => {
                 drop(blocked);
                 let pid = Pid(child);
+                self.forks = age;
                 tracing::info!(
                     event = "worker_forked",
                     slot = slot.0,
@@ -99,7 +105,19 @@ impl Shell {
                 let (channel, boot_failure) = (Some(channel), None);
                 let (due, unsent, answered) = (started.0, Vec::new(), false);
                 let report = report.map(|(report, _)| report);
-                self.children.push(Child { pid, row, channel, unsent, due, answered, boot_failure, report, started });
+                self.children.push(Child {
+                    pid,
+                    row,
+                    channel,
+                    unsent,
+                    due,
+                    answered,
+                    boot_failure,
+                    report,
+                    started,
+                    age,
+                });
+                self.loader.tell(&SupervisorEvent::Forked(worker(child.unsigned_abs())));
                 Performed::Learned(Event::Forked { slot, pid, max_age_ms })
             }
             Err(error) => {
@@ -544,6 +562,10 @@ impl Shell {
             boot_failure: _,
             fork_failures: _,
             memory_watch: _,
+            // The runtime closes what it has open for the master in its hook `after_fork_in_worker`.
+            refreshes: _,
+            forks: _,
+            told_target: _,
         } = self;
         drop(children);
         signals.forget_in_child();

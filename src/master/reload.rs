@@ -4,15 +4,15 @@
 //! Owns: the old settings while the new ones are on trial, and the result of the last reload. Refuses: to decide
 //! whether a trial is passed or failed (`core`).
 
-use std::{mem, rc::Rc, sync::Arc};
+use std::{mem, os::fd::AsFd, rc::Rc, sync::Arc};
 
 use super::{
-    Room, Shell,
+    Room, Shell, children,
     core::{Caller, Event, Failure, Generation, SlotId},
     now, policy, release_boot_code,
 };
 use crate::{
-    app::AppInfo,
+    app::{AppInfo, SupervisorEvent},
     error_chain, hook, log,
     protocol::LastReload,
     settings::{self, Changes, Resolved, Settings},
@@ -44,6 +44,30 @@ impl SettingsLoader {
         number.and_then(|number| Number::try_from(number).ok())
     }
 
+    /// Returns the runtime's descriptors for the poll of the master.
+    pub(super) fn watched(&self) -> Vec<Rc<dyn AsFd>> {
+        hook::call("Runtime::watched", || self.app.runtime.watched()).unwrap_or_default()
+    }
+
+    /// Lets the runtime read what has come on its descriptors.
+    pub(super) fn attend(&self) {
+        if let Err(panicked) = hook::call("Runtime::attend", || self.app.runtime.attend()) {
+            log_hook_failed(&panicked.to_string());
+        }
+    }
+
+    /// Tells the runtime an event.
+    pub(super) fn tell(&self, event: &SupervisorEvent<'_>) {
+        if let Err(reason) = self.ask(event) {
+            log_hook_failed(&reason);
+        }
+    }
+
+    /// Tells the runtime an event, and returns what it has against it.
+    pub(super) fn ask(&self, event: &SupervisorEvent<'_>) -> Result<(), String> {
+        hook::call("Runtime::on_event", || self.app.runtime.on_event(event)).map_err(|p| p.to_string()).flatten()
+    }
+
     /// Returns true if workers load the app's code from the disk. A runtime that cannot say so is treated like one
     /// whose workers do.
     pub(super) fn code_on_disk(&self) -> bool {
@@ -57,6 +81,10 @@ impl SettingsLoader {
             true
         })
     }
+}
+
+fn log_hook_failed(reason: &str) {
+    tracing::error!(event = "runtime_hook_failed", reason, "the runtime could not act on an event; the master goes on");
 }
 
 /// Gets the settings in effect, and returns the new settings, or one sentence that says why the new settings are
@@ -118,6 +146,7 @@ pub(super) fn load(shell: &mut Shell) -> Event {
         Err(reason) => {
             tracing::error!(event = "reload_refused", reason, "refused the new settings; nothing was changed");
             shell.reloads.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
+            shell.loader.tell(&SupervisorEvent::RefreshUnused);
             Event::SettingsRefused
         }
     }
@@ -146,6 +175,14 @@ fn try_load(shell: &mut Shell) -> Result<Event, String> {
     new.start.enter();
     let policy = policy(&new.settings, &shell.loader, Room::make(&shell.listeners, &shell.scoreboard));
     shell.reloads.before = Some(mem::replace(&mut shell.resolved, Arc::new(new)));
+    let before = shell.core.target();
+    shell.told_target = count.unwrap_or(before);
+    shell.loader.tell(&SupervisorEvent::Reloading {
+        workers: shell.told_target,
+        before,
+        addresses: &shell.listeners.addresses(),
+        alive: &children::alive(shell),
+    });
     Ok(Event::SettingsLoaded { policy, count, removes: shell.listeners.removes() })
 }
 
@@ -164,6 +201,7 @@ fn changes(shell: &Shell, new: &Resolved) -> String {
 /// Keeps the new settings, because their generation has passed its trial.
 pub(super) fn keep(shell: &mut Shell) {
     shell.reloads.before = None;
+    shell.loader.tell(&SupervisorEvent::Reloaded);
     shell.listeners.keep_added();
     shell.reloads.last = Some(LastReload { ok: true, reason: None, at: timestamp() });
     let generation = shell.core.generation().0;
@@ -185,6 +223,7 @@ pub(super) fn restore(shell: &mut Shell, slot: SlotId, failed: Generation, why: 
     );
     shell.reloads.last = Some(LastReload { ok: false, reason: Some(reason), at: timestamp() });
     let Some(before) = shell.reloads.before.take() else { return };
+    shell.loader.tell(&SupervisorEvent::RolledBack);
     shell.listeners.unbind_added(&before.settings.server);
     before.start.enter();
     if let Err(error) = log::configure(&before.settings.log) {

@@ -30,7 +30,7 @@ use super::{
     reload::{self, timestamp},
 };
 use crate::{
-    app::UpgradeCommand,
+    app::{SupervisorEvent, UpgradeCommand},
     hook::{self, HookPanicked},
     log,
     protocol::LastReload,
@@ -171,6 +171,7 @@ pub(super) fn become_new(shell: &mut Shell) -> Performed {
         program = %preflight.path.display(),
         "the new program has passed its preflight; the master executes it, and the workers serve on"
     );
+    shell.loader.tell(&SupervisorEvent::Executing);
     let program = (preflight.program.as_fd(), &preflight.arguments[..]);
     shell.upgrades.no_way_back = preflight.no_way_back;
     let error = become_program(shell, program, "takeover", &preflight.path, None);
@@ -281,6 +282,7 @@ fn write_state(
             boot_failure: child.boot_failure.clone(),
             report: child.report.as_ref().map(|report| transfer.add(report.as_fd())),
             started: child.started,
+            age: child.age,
         })
     });
     let children = children.collect();
@@ -310,6 +312,7 @@ fn write_state(
         signals,
         last_reload: shell.reloads.last.clone(),
         last_upgrade: shell.upgrades.last.clone(),
+        forks: shell.forks,
     };
     state.fds = transfer.numbers().to_vec();
     let unwritten = |error: &dyn std::error::Error| format!("the state cannot be written: {error}");

@@ -73,6 +73,8 @@ pub(super) struct Nature {
     pub(super) never_drains: u64,
     pub(super) dies_draining: u64,
     pub(super) refused_settings: u64,
+    /// How often, in percent, the settings of a reload take up to ten seconds.
+    pub(super) slow_settings: u64,
     /// How often the workers of a new generation die during the trial.
     pub(super) bad_generation: u64,
     /// How often a new program does not pass its preflight (`refused_program`), neither passes nor ends
@@ -102,6 +104,7 @@ pub(super) const CALM: Nature = Nature {
     never_drains: 0,
     dies_draining: 0,
     refused_settings: 0,
+    slow_settings: 0,
     bad_generation: 0,
     refused_program: 0,
     hanging_program: 0,
@@ -125,6 +128,7 @@ pub(super) const STORM: Nature = Nature {
     never_drains: 10,
     dies_draining: 10,
     refused_settings: 30,
+    slow_settings: 40,
     bad_generation: 30,
     refused_program: 20,
     hanging_program: 10,
@@ -180,6 +184,8 @@ pub(super) enum Ahead {
     TermAny,
     /// Some worker becomes full, or has room again.
     CrowdAny,
+    /// The runtime has read its sources, for the reload that waits for this.
+    Load,
     /// The whole machine stands still.
     Freeze(u64),
 }
@@ -391,6 +397,9 @@ impl World {
                 self.beat(pid);
                 return None;
             }
+            // The shell forgets what it reads for a reload that a stop has ended.
+            Ahead::Load if !self.master.loads() => return None,
+            Ahead::Load => self.load(),
             Ahead::RecycleAny => Event::RecycleRequested { pid: self.any()? },
             Ahead::TermAny => Event::DrainBegun { pid: self.any()? },
             Ahead::CrowdAny => {
@@ -530,6 +539,17 @@ impl World {
         pids.get(nth as usize).copied()
     }
 
+    /// Reads the settings of a reload.
+    fn load(&mut self) -> Event {
+        if self.random.chance(self.nature.refused_settings) {
+            return Event::SettingsRefused;
+        }
+        let count = self.random.chance(30).then(|| 1 + self.random.below(self.policy.slots.into()) as u32);
+        let overlap = self.next_overlap.unwrap_or(self.policy.overlap);
+        let policy = Policy { overlap, ..self.policy.clone() };
+        Event::SettingsLoaded { policy, count, removes: self.random.chance(50) }
+    }
+
     // ---- what the master does --------------------------------------------------------------------------------------
 
     fn step(&mut self, event: Option<Event>) {
@@ -651,16 +671,13 @@ impl World {
                     self.results.push_back(Event::Grown { slots, rows });
                 }
                 Action::LoadSettings => {
-                    let event = if self.random.chance(self.nature.refused_settings) {
-                        Event::SettingsRefused
+                    if self.random.chance(self.nature.slow_settings) {
+                        let delay = self.random.below(10_000);
+                        self.plan(delay, Ahead::Load);
                     } else {
-                        let count =
-                            self.random.chance(30).then(|| 1 + self.random.below(self.policy.slots.into()) as u32);
-                        let overlap = self.next_overlap.unwrap_or(self.policy.overlap);
-                        let policy = Policy { overlap, ..self.policy.clone() };
-                        Event::SettingsLoaded { policy, count, removes: self.random.chance(50) }
-                    };
-                    self.results.push_back(event);
+                        let event = self.load();
+                        self.results.push_back(event);
+                    }
                 }
                 Action::KeepSettings | Action::KeepProgram => {
                     self.on_trial = false;

@@ -108,13 +108,14 @@ fn try_adopt(
     (shell.pidfile, shell.control, shell.children) = (pidfile, control, children);
     (shell.history, shell.deaths) = (state.history.clone(), state.deaths.clone());
     shell.boot_failure.clone_from(&state.boot_failure);
-    shell.started = state.started;
+    (shell.started, shell.forks) = (state.started, state.forks);
     if let (Some(notify), Some(told)) = (&mut shell.notify, state.notify) {
         notify.resume(told);
     }
     log_adopted(&shell, &state.of.build, failed);
     reload::renew_pidfile(&mut shell);
     shell.show_title();
+    shell.tell_start();
     for (signal, times) in &state.signals {
         if let Some(signal) = Signal::named(signal) {
             shell.handle_signal(signal, *times);
@@ -134,9 +135,9 @@ fn adopt_children(passed: &[PassedChild], scoreboard: &Scoreboard) -> Result<Vec
         let channel = child.channel.map(exec::received).transpose().map_err(lost("a worker's channel"))?;
         let row = scoreboard.rows().nth(child.row).ok_or("a worker's row is not on the scoreboard")?;
         let report = child.report.map(HangReport::adopt).transpose().map_err(lost("a worker's hang report"))?;
-        let PassedChild { pid, due, ref boot_failure, started, .. } = *child;
+        let PassedChild { pid, due, ref boot_failure, started, age, .. } = *child;
         let (unsent, answered, boot_failure) = (Vec::new(), false, boot_failure.clone());
-        Ok(Child { pid, row, channel, unsent, due, answered, boot_failure, report, started })
+        Ok(Child { pid, row, channel, unsent, due, answered, boot_failure, report, started, age })
     });
     children.collect()
 }
