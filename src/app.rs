@@ -189,6 +189,15 @@ impl App {
         self
     }
 
+    /// Adds a command to the help, for a program whose starter runs this command itself and does not come here with it.
+    ///
+    /// # Panics
+    /// If oxicorn has a command with this name, or if it is added twice.
+    pub fn command(mut self, name: &'static str, help: &'static str) -> Self {
+        self.info.program.add_command(name, help);
+        self
+    }
+
     /// Declares a table of the settings file that belongs to the app. oxicorn checks and shows this table as it does
     /// its own tables. An unknown key is an error if `T` denies unknown keys. The variable `OXICORN_<NAME>__<KEY>` of
     /// the environment overrides the key in the file. If the file does not have the table, `T` is read from an empty

@@ -7,11 +7,15 @@ mod page;
 
 use std::{ffi::OsString, io, path::PathBuf};
 
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint};
+use clap::{
+    ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum, ValueHint,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 
 use crate::{
+    log::terminal::DEFAULT_NAME,
     protocol::Scale,
-    settings::{Flags, Given},
+    settings::{Flags, Given, SERVES_NO_PYTHON},
 };
 
 const AFTER_HELP: &str = "\
@@ -27,6 +31,8 @@ pub(crate) struct ProgramSpec {
     pub(crate) version: String,
     /// The name and the help of each positional argument, in their order on the command line.
     pub(crate) positionals: Vec<(&'static str, &'static str)>,
+    /// The name and the help of each command that runs before this program is started.
+    pub(crate) commands: Vec<(&'static str, &'static str)>,
 }
 
 /// The result of reading a valid command line.
@@ -65,20 +71,42 @@ impl ProgramSpec {
         self.positionals.push((name, help));
     }
 
+    /// Adds a command to the help.
+    ///
+    /// # Panics
+    /// If there is a command with this name.
+    pub(crate) fn add_command(&mut self, name: &'static str, help: &'static str) {
+        let is_known = Cli::command().get_subcommands().any(|command| command.get_name() == name)
+            || self.commands.iter().any(|(other, _)| *other == name);
+        assert!(!is_known, "App::command: there is a command {name:?}");
+        self.commands.push((name, help));
+    }
+
     /// Reads a command line. The first item of `line` is the name by which the program was called.
     ///
     /// # Errors
     /// The error of clap. This error prints what is wrong with the line. If the line asks for the help or the version,
     /// the error prints that text instead.
     pub(crate) fn parse(&self, line: &[OsString]) -> Result<Parsed, clap::Error> {
-        let matches = self.command().try_get_matches_from(line)?;
+        let refuse = |sentence: String| self.command().error(ErrorKind::InvalidSubcommand, sentence);
+        let matches = self.command().try_get_matches_from(line).map_err(|error| match self.meant(&error) {
+            Some(sentence) => refuse(sentence),
+            None => error,
+        })?;
+        if let Some((name, _)) = self.commands.iter().find(|(name, _)| matches.subcommand_name() == Some(*name)) {
+            return Err(refuse(format!("the command {name} takes other words")));
+        }
         let below = matches.subcommand().filter(|(name, _)| WITH_SETTINGS.contains(name)).map(|(_, below)| below);
         let all = [Some(&matches), below].into_iter().flatten();
         let own = |matches: &ArgMatches| {
             let values = self.positionals.iter().filter_map(|(name, _)| matches.get_one::<String>(name).cloned());
             values.collect::<Vec<_>>()
         };
-        let arguments = all.flat_map(own).collect();
+        let arguments: Vec<String> = all.flat_map(own).collect();
+        if let (None, Some(sentence)) = (matches.subcommand(), arguments.first().and_then(|word| self.no_command(word)))
+        {
+            return Err(refuse(sentence));
+        }
         let (command, flags) = Cli::from_arg_matches(&matches)?.split();
         Ok(Parsed { command, flags, arguments })
     }
@@ -89,9 +117,43 @@ impl ProgramSpec {
         // line.
         let leaked = |text: &str| -> &'static str { text.to_owned().leak() };
         let command = Cli::command().name(leaked(&self.name)).version(leaked(&self.version));
+        let command = self
+            .commands
+            .iter()
+            .fold(command, |command, (name, help)| command.subcommand(clap::Command::new(*name).about(*help)));
         WITH_SETTINGS.iter().fold(self.with_positionals(command), |command, name| {
             command.mut_subcommand(name, |below| self.with_positionals(below))
         })
+    }
+
+    /// Returns the sentence for a word that other programs of this kind have as a command, and this one has not.
+    fn no_command(&self, word: &str) -> Option<String> {
+        let program = &self.name;
+        match word {
+            "start" => Some(format!("there is no command start: `{program} run` starts the service")),
+            "restart" => Some(format!(
+                "there is no command restart: `{program} reload` reads the settings again and replaces the workers, \
+                 `{program} upgrade` replaces the program too"
+            )),
+            _ => None,
+        }
+    }
+
+    /// Returns the sentence for a mistake whose reason is known better than clap knows it.
+    fn meant(&self, error: &clap::Error) -> Option<String> {
+        let word =
+            [ContextKind::InvalidSubcommand, ContextKind::InvalidArg].into_iter().find_map(|kind| {
+                match error.get(kind) {
+                    Some(ContextValue::String(word)) => Some(word.as_str()),
+                    Some(_) | None => None,
+                }
+            })?;
+        // The program for Python has a positional argument for the app.
+        let is_python = word.contains(':') || word.ends_with(".py") || word == "-k" || word == "--worker-class";
+        match self.name == DEFAULT_NAME && self.positionals.is_empty() && is_python {
+            true => Some(SERVES_NO_PYTHON.to_owned()),
+            false => self.no_command(word),
+        }
     }
 
     fn with_positionals(&self, command: clap::Command) -> clap::Command {
@@ -463,8 +525,6 @@ impl Options {
 
 #[cfg(test)]
 mod tests {
-    use clap::error::ErrorKind;
-
     use super::*;
 
     fn parse(line: &str) -> (Command, Flags) {
@@ -481,10 +541,50 @@ mod tests {
         Cli::command().debug_assert();
     }
 
+    fn program(name: &str) -> ProgramSpec {
+        ProgramSpec { name: name.into(), version: "1".into(), positionals: Vec::new(), commands: Vec::new() }
+    }
+
+    #[test]
+    fn what_others_have_and_this_program_has_not_is_told_in_a_sentence() {
+        let told = |program: &ProgramSpec, line: &str| {
+            let words: Vec<_> = line.split(' ').map(OsString::from).collect();
+            let error = program.parse(&words).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            error.to_string().lines().next().unwrap_or_default().to_owned()
+        };
+        let (plain, mut python) = (program("oxicorn"), program("oxicorn"));
+        python.add_positional("APP", "the app");
+        for program in [&plain, &python] {
+            let told = |line: &str| told(program, line);
+            assert!(told("oxicorn restart").contains("no command restart: `oxicorn reload` reads"));
+            assert!(told("oxicorn -w 2 start").contains("no command start: `oxicorn run` starts"));
+        }
+        for line in
+            ["oxicorn main:app", "oxicorn -w 2 app/main.py", "oxicorn -k gthread", "oxicorn --worker-class=sync"]
+        {
+            assert_eq!(told(&plain, line), format!("error: {SERVES_NO_PYTHON}"), "{line}");
+        }
+        assert!(told(&program("shop"), "shop main:app").contains("unrecognized subcommand"));
+        let words = ["oxicorn", "run", "start"].map(OsString::from);
+        assert_eq!(python.parse(&words).unwrap().arguments, ["start"], "after a command it is a name");
+    }
+
+    #[test]
+    fn a_command_that_runs_elsewhere_is_in_the_help() {
+        let mut program = program("oxicorn");
+        program.add_command("import", "Write a settings file");
+        let help = program.command().render_help().to_string();
+        assert!(help.contains("import") && help.contains("Write a settings file"), "{help}");
+        let words = ["oxicorn", "import"].map(OsString::from);
+        assert_eq!(program.parse(&words).unwrap_err().exit_code(), 2);
+        program.command().debug_assert();
+    }
+
     #[test]
     fn an_argument_of_the_program_has_a_name_of_its_own() {
         let declare = |names: &[&'static str]| {
-            let mut program = ProgramSpec { name: "a".into(), version: "1".into(), positionals: Vec::new() };
+            let mut program = program("a");
             names.iter().for_each(|name| program.add_positional(name, "help"));
             program
         };

@@ -53,6 +53,7 @@ pub(crate) use self::{
     file::DEFAULT_FILE,
     flags::{Flags, Given},
     foreign::say_notes,
+    keys::SERVES_NO_PYTHON,
     origin::Origin,
     passed::{LISTEN_FDS, LISTEN_PID},
     problem::{Problem, Problems},

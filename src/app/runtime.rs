@@ -300,7 +300,7 @@ pub(crate) struct AppInfo {
 impl Default for AppInfo {
     fn default() -> Self {
         let (name, version) = (terminal::DEFAULT_NAME.to_owned(), env!("CARGO_PKG_VERSION").to_owned());
-        let program = ProgramSpec { name, version, positionals: Vec::new() };
+        let program = ProgramSpec { name, version, positionals: Vec::new(), commands: Vec::new() };
         Self { program, runtime: Box::new(Tokio), arguments: Arc::new([]), command_line: Vec::new() }
     }
 }

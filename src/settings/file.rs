@@ -139,6 +139,7 @@ impl File {
             if !theirs && !keys::SECTIONS.contains(&name.as_str()) {
                 let known = keys::SECTIONS.iter().copied().chain(tables.iter().copied());
                 let (message, hint) = match value {
+                    Value::Table(_) if name == "python" => (keys::SERVES_NO_PYTHON, None),
                     Value::Table(_) => ("unknown table", closest(name, known).map(str::to_owned)),
                     _ => ("unknown key, outside of any table", keys::nearest(name)),
                 };

@@ -106,6 +106,9 @@ pub(super) const PROGRAM: &str = "program";
 pub(super) const PROGRAM_REFUSED: &str =
     "running another program is not supported yet; serve a Rust service with oxicorn::App";
 
+/// The answer to an operator who means the program for Python.
+pub(crate) const SERVES_NO_PYTHON: &str = "this oxicorn serves no Python; use the one in your virtual environment";
+
 /// Returns the name of the environment variable that sets a key.
 pub(super) fn variable(path: &str) -> String {
     format!("OXICORN_{}", path.replace('.', "__").to_ascii_uppercase())
