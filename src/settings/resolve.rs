@@ -121,9 +121,10 @@ pub(crate) fn resolve(
     }
     settings.process.env = env_file.pairs();
 
-    let mut parsed = Tables::default();
+    let (mut parsed, mut shown) = (Tables::default(), BTreeMap::new());
     for spec in tables {
         if let Some(value) = spec.read(&entries, file.as_ref(), &mut problems) {
+            shown.extend(spec.values(&value).into_iter().map(|(key, value)| (format!("{}.{key}", spec.name), value)));
             parsed.0.insert(spec.type_id(), value);
         }
     }
@@ -156,7 +157,7 @@ pub(crate) fn resolve(
     let file = file.map(|file| file.path).or_else(|| foreign_file.clone());
     let start = start.clone();
     let mut resolved =
-        Resolved { settings, tables: parsed, file, start, warnings, notes, foreign_file, entries, sources };
+        Resolved { settings, tables: parsed, shown, file, start, warnings, notes, foreign_file, entries, sources };
     resolved.warnings.extend(check::warnings(&resolved));
     Ok(resolved)
 }

@@ -24,6 +24,8 @@ use super::{
 pub(crate) struct Resolved {
     pub(crate) settings: Settings,
     pub(crate) tables: Tables,
+    /// The value of each key of the app's tables that can be written, by `section.key`.
+    pub(crate) shown: BTreeMap<String, Value>,
     /// The absolute path of the settings file; `None` if there is no such file.
     pub(crate) file: Option<PathBuf>,
     pub(crate) start: StartFolder,

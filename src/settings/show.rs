@@ -33,12 +33,13 @@ pub(super) fn flat(settings: &Settings) -> BTreeMap<String, Value> {
 }
 
 impl Resolved {
-    /// Returns every key with its effective value: all keys of the supervisor, and the keys that were given in an app's
-    /// tables.
+    /// Returns every key with its effective value: all keys of the supervisor, and the keys of an app's tables that were
+    /// given or can be written.
     pub(super) fn flat(&self) -> BTreeMap<String, Value> {
         let ours = flat(&self.settings);
         let theirs = self.entries.iter().filter(|(path, _)| keys::find(path).is_none());
-        ours.into_iter().chain(theirs.map(|(path, entry)| (path.clone(), entry.value.clone()))).collect()
+        let theirs = theirs.map(|(path, entry)| (path.clone(), entry.value.clone()));
+        ours.into_iter().chain(theirs).chain(self.shown.clone()).collect()
     }
 
     /// Returns the text of a settings file that gives the same settings. Only secrets differ, because they are masked.

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use serde::de::DeserializeOwned;
+use serde::{Serialize, de::DeserializeOwned};
 use serde_path_to_error::Segment;
 use toml::{Table, Value};
 
@@ -35,6 +35,8 @@ pub struct TableSpec {
     type_id: TypeId,
     type_name: &'static str,
     parse: fn(Value) -> Result<TableValue, Mistake>,
+    /// Writes a parsed table again; `None` if only the keys that were given can be shown.
+    show: Option<fn(&TableValue) -> Option<Table>>,
     pub(super) aliases: Vec<Alias>,
     files: Vec<Holder>,
 }
@@ -107,9 +109,25 @@ impl TableSpec {
             type_id: TypeId::of::<T>(),
             type_name: std::any::type_name::<T>(),
             parse: parse::<T>,
+            show: None,
             aliases: Vec::new(),
             files: Vec::new(),
         }
+    }
+
+    /// Declares a table as [`new`](Self::new) does. The command `config` shows all its keys with their values, also those
+    /// that were not given. `T` must be written with the same keys as it is read.
+    ///
+    /// # Panics
+    /// If [`new`](Self::new) would panic with the same name.
+    #[must_use]
+    pub fn shown<T: DeserializeOwned + Serialize + Send + Sync + 'static>(name: &'static str) -> Self {
+        Self { show: Some(|table| Table::try_from(table.downcast_ref::<T>()?).ok()), ..Self::new::<T>(name) }
+    }
+
+    /// Returns the values of all keys of a parsed table, if it can be written.
+    pub(super) fn values(&self, table: &TableValue) -> Table {
+        self.show.and_then(|show| show(table)).unwrap_or_default()
     }
 
     /// Checks that two tables of an app differ in type and name.

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use tempfile::TempDir;
 
 use super::*;
@@ -1059,4 +1059,36 @@ fn a_file_of_the_runtime_stands_in_the_place_of_the_settings_file() {
     // The settings file is read again once the runtime has no file, and its absence then counts.
     world.foreign = ForeignSettings::new();
     assert_eq!(world.good().settings.process.name, "toml");
+}
+
+/// A table that can be written.
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct Greeter {
+    greeting: String,
+    #[serde(with = "duration")]
+    pause: Duration,
+    names: Vec<String>,
+}
+
+impl Default for Greeter {
+    fn default() -> Self {
+        Self { greeting: "hello".to_owned(), pause: Duration::from_secs(90), names: Vec::new() }
+    }
+}
+
+#[test]
+fn a_table_that_can_be_written_is_shown_with_its_defaults() {
+    let world = world("[greeter]\npause = 60\n").env("OXICORN_GREETER__NAMES", "a, b");
+    let world = World { declared: declared(vec![TableSpec::shown::<Greeter>("greeter")]), ..world };
+    let (resolved, shown) = (world.good(), world.good().to_toml());
+    for line in [
+        r#"greeting = "hello"  # from default"#,
+        r#"pause = "1m"  # from supervisor.toml:2"#,
+        r#"names = ["a", "b"]  # from env OXICORN_GREETER__NAMES"#,
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line} is not in\n{shown}");
+    }
+    world.write("supervisor.toml", "[greeter]\npause = '1m'\ngreeting = 'hello'\n");
+    assert_eq!(Changes::between(&resolved, &world.good()), Changes::default(), "the values are the same");
 }
