@@ -53,7 +53,7 @@ use self::{
 };
 pub(crate) use self::{children::fork_worker, handover::Handover, reload::SettingsLoader};
 use crate::{
-    app::SupervisorEvent,
+    app::{ForkedWorker, SupervisorEvent},
     channel::ToWorker,
     listener::{BindError, Listeners, Steering, slot_count},
     log, metrics,
@@ -302,9 +302,14 @@ impl Shell {
         }
     }
 
+    /// Returns what the runtime learns of the workers that run now.
+    fn alive(&self) -> Vec<ForkedWorker> {
+        self.children.iter().map(|child| child.facts(&self.core)).collect()
+    }
+
     /// Tells the runtime of this program that it has taken over a service with workers.
     fn tell_start(&self) {
-        let (workers, alive) = (self.core.target(), children::alive(self));
+        let (workers, alive) = (self.core.target(), self.alive());
         self.loader.tell(&SupervisorEvent::Starting { workers, alive: &alive });
         self.loader.tell(&SupervisorEvent::Listening { addresses: &self.listeners.addresses() });
     }

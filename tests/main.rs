@@ -66,6 +66,7 @@ mod reload;
 mod rescue;
 mod scale;
 mod seams_master;
+mod seams_settings;
 mod seams_worker;
 mod signals;
 mod slow_clients;

@@ -34,7 +34,7 @@ use tokio::{
 use crate::{
     bridge::{self, AsgiService, EventLoop, LoopHandle},
     compat::Compat,
-    hooks::Overlay,
+    helper::Overlay,
     logging,
     service::PythonService,
     settings::{self, Interface, Python as Settings},

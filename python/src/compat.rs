@@ -15,14 +15,14 @@ use std::{
 
 use oxicorn::{
     SupervisorEvent,
-    settings::{ForeignContext, ForeignSettings, Level, Strength},
+    settings::{ForeignContext, ForeignSettings, Strength},
 };
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::{
-    helper::{self, Helper, Launch},
-    hooks::{self, Hooks, Overlay},
+    helper::{self, Helper, Launch, Overlay},
+    hooks::{self, Hooks},
 };
 
 /// How long the configuration file may take.
@@ -54,8 +54,8 @@ struct State {
     before: Option<Hooks>,
     /// True if the settings in effect have hooks that no process runs.
     lacks_hooks: bool,
-    /// In a worker: what the hooks have changed in the environment.
-    overlay: Overlay,
+    /// In a worker: what the hooks had changed in the environment at the fork.
+    inherited: Overlay,
 }
 
 /// What `__main__.py` has made of the command line and the variables.
@@ -173,7 +173,7 @@ impl Compat {
     fn answer(&self, folder: &Path) -> Result<String, String> {
         let mut state = self.state.borrow_mut();
         if state.answer.is_none() {
-            match Helper::begin(&self.launch, folder, &self.text) {
+            match Helper::begin(&self.launch, folder, &self.text, &Overlay::new()) {
                 Ok(mut helper) => {
                     let line = helper.wait(helper::now() + CONFIGURATION_TIME);
                     state.take_answer(helper, line);
@@ -190,7 +190,7 @@ impl Compat {
         self.line.configuration.as_ref()?;
         let mut state = self.state.borrow_mut();
         state.drop_refresh();
-        match Helper::begin(&self.launch, context.folder(), &self.text) {
+        match Helper::begin(&self.launch, context.folder(), &self.text, &state.overlay()) {
             Ok(helper) => state.reading = Some(helper),
             Err(reason) => state.answer = Some(Err(reason)),
         }
@@ -257,12 +257,12 @@ impl Compat {
     /// the master.
     pub(crate) fn leave_master(&self) {
         let state = self.state.take();
-        self.state.borrow_mut().overlay = state.current.map(Hooks::into_overlay).unwrap_or_default();
+        self.state.borrow_mut().inherited = state.overlay();
     }
 
     /// Returns what the hooks have changed in the environment of this worker.
     pub(crate) fn overlay(&self) -> Overlay {
-        self.state.borrow().overlay.clone()
+        self.state.borrow().overlay()
     }
 
     /// Returns what the workers of a generation need to know, as JSON. `recorded` is the text that was recorded with the
@@ -276,6 +276,11 @@ impl Compat {
 }
 
 impl State {
+    /// Returns what the hooks have changed in the environment.
+    fn overlay(&self) -> Overlay {
+        self.current.as_ref().map_or(&self.inherited, Hooks::overlay).clone()
+    }
+
     /// Notes that the settings in effect come from recorded text, so that nothing runs their hooks.
     fn note_recorded(&mut self, recorded: &str) {
         if self.answer.is_none() {
@@ -290,7 +295,7 @@ impl State {
             Some(line) => {
                 let answer = serde_json::from_str::<Answer>(&line).unwrap_or_default();
                 if answer.problems.is_empty() && hooks::any_of_the_master(&answer.hooks) {
-                    self.fresh = Some(Hooks::new(helper));
+                    self.fresh = Some(Hooks::new(helper, self.overlay()));
                 }
                 Ok(line)
             }
@@ -335,7 +340,10 @@ fn add(settings: &mut ForeignSettings, given: &[Given], notes: &[Note], problems
         settings.set(strength, key, value, origin);
     }
     for Note { origin, level, text } in notes {
-        settings.note(if level == "warn" { Level::Warn } else { Level::Info }, origin, text);
+        match level.as_str() {
+            "warn" => settings.warn(origin, text),
+            _ => settings.note(origin, text),
+        }
     }
     for Problem { origin, text } in problems {
         settings.refuse(origin, text);

@@ -4,6 +4,7 @@
 //! Owns: its start, the lines to it and from it, and its end. Refuses: to know what the lines mean (`compat`, `hooks`).
 
 use std::{
+    collections::BTreeMap,
     ffi::OsString,
     io::{self, ErrorKind, Read, Write},
     os::{
@@ -24,6 +25,9 @@ const FOR_THE_MASTER: [&str; 6] =
 
 /// The most bytes of a line that are read. A process that sends more without an end of line counts as ended.
 const LINE_MAX: usize = 16 << 20;
+
+/// Variables of the environment that differ from those of this process. `None` is a variable that was removed.
+pub(crate) type Overlay = BTreeMap<String, Option<String>>;
 
 /// How to start the process.
 #[derive(Debug)]
@@ -53,22 +57,29 @@ pub(crate) fn now() -> Instant {
 }
 
 impl Helper {
-    /// Starts the process in `folder`, and sends it its first line.
+    /// Starts the process in `folder`, and sends it its first line. `overlay` has variables that replace those of this
+    /// process.
     ///
     /// # Errors
     /// The sentence that says why it could not be started.
-    pub(crate) fn begin(launch: &Launch, folder: &Path, line: &str) -> Result<Self, String> {
-        Self::try_begin(launch, folder, line)
+    pub(crate) fn begin(launch: &Launch, folder: &Path, line: &str, overlay: &Overlay) -> Result<Self, String> {
+        Self::try_begin(launch, folder, line, overlay)
             .map_err(|error| format!("the process that executes it could not be started: {error}"))
     }
 
-    fn try_begin(launch: &Launch, folder: &Path, line: &str) -> io::Result<Self> {
+    fn try_begin(launch: &Launch, folder: &Path, line: &str, overlay: &Overlay) -> io::Result<Self> {
         let (stream, theirs) = UnixStream::pair()?;
         stream.set_nonblocking(true)?;
         fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
         let mut command = Command::new(&launch.executable);
         command.args(&launch.options).args(["-m", "oxicorn._compat.process"]).arg(theirs.as_raw_fd().to_string());
         command.current_dir(folder).env("PWD", folder);
+        for (name, value) in overlay {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
         for name in FOR_THE_MASTER {
             command.env_remove(name);
         }

@@ -13,7 +13,7 @@ use oxicorn::{ForkedWorker, SupervisorEvent};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::helper::{self, Helper};
+use crate::helper::{self, Helper, Overlay};
 
 /// The hooks that run beside the master. The others run in the workers.
 const OF_THE_MASTER: [&str; 8] =
@@ -27,9 +27,6 @@ const END_TIME: Duration = Duration::from_secs(2);
 
 /// How long nothing is logged after a line about an event that was dropped.
 const QUIET_TIME: Duration = Duration::from_secs(1);
-
-/// Variables of the environment that differ from those of the master. `None` is a variable that was removed.
-pub(crate) type Overlay = BTreeMap<String, Option<String>>;
 
 /// The hooks of one configuration file.
 #[derive(Debug)]
@@ -66,17 +63,18 @@ pub(crate) fn any_of_the_master(names: &[String]) -> bool {
 }
 
 impl Hooks {
-    /// `helper` is the process of the file, which has answered.
-    pub(crate) fn new(helper: Helper) -> Self {
-        Self { helper, overlay: Overlay::new(), sent: 0, done: 0, dropped: None }
+    /// `helper` is the process of the file, which has answered. `overlay` is what the hooks before have changed in the
+    /// environment: it began with that.
+    pub(crate) fn new(helper: Helper, overlay: Overlay) -> Self {
+        Self { helper, overlay, sent: 0, done: 0, dropped: None }
     }
 
     pub(crate) fn helper(&self) -> &Helper {
         &self.helper
     }
 
-    pub(crate) fn into_overlay(self) -> Overlay {
-        self.overlay
+    pub(crate) fn overlay(&self) -> &Overlay {
+        &self.overlay
     }
 
     /// Tells the hooks an event.

@@ -5,13 +5,13 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use oxicorn::{App, SetupContext};
+use oxicorn::{App, SetupContext, TableSpec};
 use pyo3::prelude::*;
 
 use crate::{
     boot::{self, Preparation},
     compat::Compat,
-    hooks::Overlay,
+    helper::Overlay,
     runtime::Interpreter,
     settings::Python as Settings,
     upgrade::{Files, Start},
@@ -35,7 +35,8 @@ pub(crate) fn main(
     App::new(boot::factory)
         .version(env!("CARGO_PKG_VERSION"))
         .positional("APP", "The ASGI or WSGI app: pkg.module:attr, pkg.module, pkg.module:factory() or path/to/main.py")
-        .table::<Settings>("python")
+        .command("import", "Write a supervisor.toml from a configuration or a command line of another server")
+        .table_spec(TableSpec::shown::<Settings>("python"))
         .prepare(has_app)
         .check(check)
         .runtime(Interpreter::new(start, Files::at_the_start(files), compat))

@@ -5,10 +5,10 @@
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use oxicorn::settings::{duration, size};
-use serde::{Deserialize, Deserializer, de::Error};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error};
 
 /// The app, and how it is imported and served.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct Python {
     /// The app, if the command line does not name one: `pkg.module:attr`, `pkg.module`, `pkg.module:factory()` or
@@ -39,7 +39,7 @@ pub(crate) struct Python {
     #[serde(with = "duration")]
     pub(crate) shutdown_grace: Duration,
     /// Variables of the environment, each as `KEY=value`.
-    #[serde(deserialize_with = "variables")]
+    #[serde(deserialize_with = "variables", serialize_with = "pairs")]
     pub(crate) raw_env: Vec<(String, String)>,
     /// The size limit of a message that a web socket receives.
     #[serde(with = "size")]
@@ -55,7 +55,7 @@ pub(crate) struct Python {
 }
 
 /// The interface of the app.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Interface {
     /// The app's own arguments tell.
@@ -65,7 +65,7 @@ pub(crate) enum Interface {
 }
 
 /// Whether the app has a lifespan.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Lifespan {
     /// It has one if it takes the scope. An app that raises before its first `receive()` has none.
@@ -77,7 +77,7 @@ pub(crate) enum Lifespan {
 }
 
 /// The event loop.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Loop {
     /// oxicorn's own loop: a `SelectorEventLoop` whose calls and transports are tuned for it.
@@ -87,7 +87,7 @@ pub(crate) enum Loop {
 }
 
 /// The version of the ASGI specification that the scopes of HTTP requests name.
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
 pub(crate) enum AsgiSpec {
     /// `send()` is silent when the client is gone.
     #[serde(rename = "2.3")]
@@ -166,4 +166,9 @@ fn variables<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<(String, 
         _ => Err(D::Error::custom(format!("{text:?} has not the form \"KEY=value\""))),
     };
     Vec::<String>::deserialize(deserializer)?.into_iter().map(split).collect()
+}
+
+/// Writes variables of the environment in the form `KEY=value`.
+fn pairs<S: Serializer>(variables: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(variables.iter().map(|(name, value)| format!("{name}={value}")))
 }

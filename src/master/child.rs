@@ -6,10 +6,10 @@
 use std::os::fd::{AsFd, OwnedFd};
 
 use super::{
-    core::{Event, Millis, Pid},
+    core::{Event, Master, Millis, Pid},
     hang_report::HangReport,
 };
-use crate::{channel::ToWorker, scoreboard::Row};
+use crate::{app::ForkedWorker, channel::ToWorker, scoreboard::Row};
 
 /// What the master knows about a worker process, apart from the facts that the core needs for its decisions.
 #[derive(Debug)]
@@ -32,6 +32,12 @@ pub(super) struct Child {
 }
 
 impl Child {
+    /// Returns what a runtime learns of the worker.
+    pub(super) fn facts(&self, core: &Master) -> ForkedWorker {
+        let (slot, generation) = core.worker(self.pid).map_or((0, 0), |worker| (worker.slot.0, worker.generation.0));
+        ForkedWorker { slot, generation, age: self.age, pid: self.pid.0.unsigned_abs() }
+    }
+
     /// Returns an event at the first call after the worker has answered a request, and `None` at all other calls.
     pub(super) fn first_answer(&mut self) -> Option<Event> {
         let first = !self.answered && self.row.answered();

@@ -8,11 +8,11 @@ use std::{io, os::fd::AsFd};
 use super::{
     Shell,
     child::Child,
-    core::{Event, KillCause, Master, Millis, Phase, Pid, SlotId},
+    core::{Event, KillCause, Millis, Phase, Pid, SlotId},
     crash_suspect, exits, upgrade,
 };
 use crate::{
-    app::{ForkedWorker, Runtime, SupervisorEvent},
+    app::{Runtime, SupervisorEvent},
     channel::{Received, ToMaster},
     hook::{self, HookPanicked},
     sys::{
@@ -152,21 +152,10 @@ fn reap_one(shell: &mut Shell, pid: Pid, exit: Exit) {
     let mut child = shell.children.remove(at);
     shell.inbox.extend(child.first_answer());
     record_exit(shell, &child, exit);
-    shell.loader.tell(&SupervisorEvent::Exited(facts(&shell.core, &child)));
+    shell.loader.tell(&SupervisorEvent::Exited(child.facts(&shell.core)));
     count_lost(shell, &child, exit);
     shell.scoreboard.release(child.row);
     shell.inbox.push(Event::Exited { pid });
-}
-
-/// Returns what a runtime learns of a worker.
-fn facts(core: &Master, child: &Child) -> ForkedWorker {
-    let (slot, generation) = core.worker(child.pid).map_or((0, 0), |worker| (worker.slot.0, worker.generation.0));
-    ForkedWorker { slot, generation, age: child.age, pid: child.pid.0.unsigned_abs() }
-}
-
-/// Returns what a runtime learns of the workers that run now.
-pub(super) fn alive(shell: &Shell) -> Vec<ForkedWorker> {
-    shell.children.iter().map(|child| facts(&shell.core, child)).collect()
 }
 
 /// Logs why the worker ended, and keeps the reason for the status.

@@ -7,7 +7,7 @@
 use std::{mem, os::fd::AsFd, rc::Rc, sync::Arc};
 
 use super::{
-    Room, Shell, children,
+    Room, Shell,
     core::{Caller, Event, Failure, Generation, SlotId},
     now, policy, release_boot_code,
 };
@@ -181,7 +181,7 @@ fn try_load(shell: &mut Shell) -> Result<Event, String> {
         workers: shell.told_target,
         before,
         addresses: &shell.listeners.addresses(),
-        alive: &children::alive(shell),
+        alive: &shell.alive(),
     });
     Ok(Event::SettingsLoaded { policy, count, removes: shell.listeners.removes() })
 }

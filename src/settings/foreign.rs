@@ -14,7 +14,6 @@ use serde::Serialize;
 use toml::Value;
 
 use super::{
-    model::Level,
     origin::{GivenValue, Origin},
     problem::Problem,
 };
@@ -46,10 +45,17 @@ pub struct ForeignSettings {
 /// A sentence for the operator about a source of the runtime's own.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct ForeignNote {
-    pub(crate) level: Level,
+    level: NoteLevel,
     /// The place that the sentence is about, such as `--preload`.
-    pub(crate) origin: String,
-    pub(crate) text: String,
+    origin: String,
+    text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum NoteLevel {
+    Info,
+    Warn,
 }
 
 /// The circumstances under which [`Runtime::settings`](crate::Runtime::settings) reads the sources of the runtime.
@@ -81,10 +87,15 @@ impl ForeignSettings {
         self.given.push((strength, key.into(), GivenValue { value: Value::String(value.into()), origin }));
     }
 
-    /// Adds a sentence for the operator, for example about a setting that means something else here. The log has it as
-    /// the event `compat` at the start, and at a reload that brings it. The command `check` prints it.
-    pub fn note(&mut self, level: Level, origin: impl Into<String>, text: impl Into<String>) {
-        self.notes.push(ForeignNote { level, origin: origin.into(), text: text.into() });
+    /// Adds a sentence for the operator, for example about a setting that is not needed here. The log has it as the
+    /// event `compat` at the start, and at a reload that brings it. The command `check` prints it.
+    pub fn note(&mut self, origin: impl Into<String>, text: impl Into<String>) {
+        self.notes.push(ForeignNote { level: NoteLevel::Info, origin: origin.into(), text: text.into() });
+    }
+
+    /// Adds a sentence as [`note`](Self::note) does, but as a warning: the operator may have meant something else.
+    pub fn warn(&mut self, origin: impl Into<String>, text: impl Into<String>) {
+        self.notes.push(ForeignNote { level: NoteLevel::Warn, origin: origin.into(), text: text.into() });
     }
 
     /// Adds a problem. It is reported with all other problems of the settings, and refuses them.
@@ -139,9 +150,8 @@ impl fmt::Display for ForeignNote {
 pub(crate) fn say_notes(notes: &[ForeignNote], known: &[ForeignNote]) {
     for note in notes.iter().filter(|note| !known.contains(note)) {
         match note.level {
-            Level::Error | Level::Warn => tracing::warn!(event = "compat", "{note}"),
-            Level::Info => tracing::info!(event = "compat", "{note}"),
-            Level::Debug | Level::Trace => tracing::debug!(event = "compat", "{note}"),
+            NoteLevel::Warn => tracing::warn!(event = "compat", "{note}"),
+            NoteLevel::Info => tracing::info!(event = "compat", "{note}"),
         }
     }
 }

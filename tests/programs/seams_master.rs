@@ -16,36 +16,138 @@
 //!
 //! With `replaced`, the program says that it could not be executed again.
 //!
+//! `SEAMS_SOURCE` names a file with settings of the runtime's own, each as `key = value`. A line `refuse TEXT` is a
+//! problem, and `note TEXT` a note. With `SEAMS_IN_PLACE` the file stands in the place of supervisor.toml. As long as a file with this name and `.hold` exists, reading the file again takes
+//! time; after `SEAMS_LIMIT_MS` it is given up. `SEAMS_EVENTS` names the file to which each event of the master is added.
+//! With `starting` among the faults, the program refuses to start.
+//!
 //! `/hang` blocks the worker. `/crash` makes it write its stack and end by SIGILL.
 #![allow(clippy::disallowed_methods, reason = "the bans are the master's: this service has a thread, and hangs")]
 
 use std::{
+    cell::RefCell,
     convert::Infallible,
     env,
     error::Error,
     fs::{self, File, OpenOptions},
-    io::{self, Write},
-    path::Path,
-    process::ExitCode,
+    io::{self, Read, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    process::{Command, ExitCode, Stdio},
+    rc::Rc,
     thread,
     time::Duration,
 };
 
 use axum::{Router, routing::get};
 use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
     sys::signal::{SigSet, Signal, kill},
     unistd::Pid,
 };
-use oxicorn::{App, Driver, Lifespan, Runtime, SetupContext, UpgradeCommand, WorkerContext};
+use oxicorn::{
+    App, Driver, Lifespan, Runtime, SetupContext, SupervisorEvent, UpgradeCommand, WorkerContext,
+    settings::{ForeignContext, ForeignSettings, Strength},
+};
 use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 const INTERPRETED: &str = "--interpreted";
 
-struct Interpreter;
+#[derive(Default)]
+struct Interpreter {
+    /// What was read of the source the last time, or why it could not be read.
+    source: RefCell<Option<Result<String, String>>>,
+    /// The output of the process that reads the source again.
+    reading: RefCell<Option<(Rc<File>, String)>>,
+}
 
 impl Runtime for Interpreter {
     fn name(&self) -> &'static str {
         "seams"
+    }
+
+    fn settings(&self, context: &ForeignContext<'_>) -> ForeignSettings {
+        let mut settings = ForeignSettings::new();
+        let Some(path) = env::var_os("SEAMS_SOURCE").map(PathBuf::from) else { return settings };
+        let read = || fs::read_to_string(&path).map_err(|error| error.to_string());
+        let text = match context.recorded(&path) {
+            Some(text) => Ok(text.to_owned()),
+            None => self.source.borrow_mut().get_or_insert_with(read).clone(),
+        };
+        for (index, line) in text.iter().flat_map(|text| text.lines()).enumerate() {
+            let origin = format!("source:{}", index + 1);
+            match line.split_once(' ') {
+                Some(("refuse", text)) => settings.refuse(origin, text),
+                Some(("note", text)) => settings.warn(origin, text),
+                _ => {
+                    let (key, value) = line.split_once(" = ").expect("key = value");
+                    settings.set(Strength::File, key, value, origin);
+                }
+            }
+        }
+        if let Err(reason) = &text {
+            settings.refuse("source", reason);
+        }
+        if env::var_os("SEAMS_IN_PLACE").is_some() {
+            settings.file(path, text.unwrap_or_default());
+        }
+        settings
+    }
+
+    fn refresh(&self, _: &ForeignContext<'_>) -> Option<Duration> {
+        let path = env::var("SEAMS_SOURCE").ok()?;
+        let script = format!("while [ -e '{path}.hold' ]; do sleep 0.02; done; cat '{path}'");
+        let mut command = Command::new("sh");
+        let child = command.args(["-c", &script]).stdout(Stdio::piped()).spawn().expect("there is a shell");
+        let output = File::from(OwnedFd::from(child.stdout.expect("it is piped")));
+        fcntl(&output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("a pipe");
+        self.reading.replace(Some((Rc::new(output), String::new())));
+        self.source.replace(None);
+        let limit = env::var("SEAMS_LIMIT_MS").map_or(60_000, |limit| limit.parse().expect("a number"));
+        Some(Duration::from_millis(limit))
+    }
+
+    fn refreshed(&self, overdue: bool) -> bool {
+        let mut reading = self.reading.borrow_mut();
+        let Some((output, text)) = reading.as_mut() else { return true };
+        let done = match output.as_ref().read_to_string(text) {
+            Ok(_) => Ok(std::mem::take(text)),
+            Err(_) if overdue => Err("it took too long".to_owned()),
+            Err(_) => return false,
+        };
+        self.source.replace(Some(done));
+        *reading = None;
+        true
+    }
+
+    fn watched(&self) -> Vec<Rc<dyn AsFd>> {
+        self.reading.borrow().iter().map(|(output, _)| -> Rc<dyn AsFd> { Rc::clone(output) as _ }).collect()
+    }
+
+    fn on_event(&self, event: &SupervisorEvent<'_>) -> Result<(), String> {
+        let line = match event {
+            SupervisorEvent::Starting { workers, alive } => format!("starting {workers} {}", alive.len()),
+            SupervisorEvent::Listening { addresses } => format!("listening {}", addresses.len()),
+            SupervisorEvent::Forking(worker) => format!("forking {} {}", worker.age, worker.slot),
+            SupervisorEvent::Forked(worker) => format!("forked {} {}", worker.age, worker.pid),
+            SupervisorEvent::Exited(worker) => format!("exited {} {}", worker.age, worker.pid),
+            SupervisorEvent::Reloading { workers, before, alive, .. } => {
+                format!("reloading {workers} {before} {}", alive.len())
+            }
+            SupervisorEvent::Reloaded => "reloaded".to_owned(),
+            SupervisorEvent::RolledBack => "rolled back".to_owned(),
+            SupervisorEvent::RefreshUnused => "refresh unused".to_owned(),
+            SupervisorEvent::WorkersChanged { workers, before } => format!("workers changed {workers} {before}"),
+            SupervisorEvent::Executing => "executing".to_owned(),
+            SupervisorEvent::Stopped => "stopped".to_owned(),
+            _ => "unknown".to_owned(),
+        };
+        add_line("SEAMS_EVENTS", &line);
+        fail("on_event");
+        match event {
+            SupervisorEvent::Starting { .. } if has_fault("starting") => Err("not today".to_owned()),
+            _ => Ok(()),
+        }
     }
 
     fn before_fork(&self) {
@@ -148,12 +250,17 @@ impl<'de> Deserialize<'de> for Seams {
 
 /// Adds a line to the file that `SEAMS_NOTES` names, with the pid of this process in front.
 fn note(line: &str) {
-    let Some(path) = env::var_os("SEAMS_NOTES") else { return };
-    let mut file = OpenOptions::new().create(true).append(true).open(path).expect("the notes can be opened");
-    file.write_all(format!("{} {line}\n", std::process::id()).as_bytes()).expect("the notes can be written");
+    add_line("SEAMS_NOTES", &format!("{} {line}", std::process::id()));
 }
 
-async fn factory(_: WorkerContext) -> Result<Lifespan<Router>, Infallible> {
+/// Adds a line to the file that the variable names.
+fn add_line(variable: &str, line: &str) {
+    let Some(path) = env::var_os(variable) else { return };
+    let mut file = OpenOptions::new().create(true).append(true).open(path).expect("the file can be opened");
+    file.write_all(format!("{line}\n").as_bytes()).expect("the file can be written");
+}
+
+async fn factory(worker: WorkerContext) -> Result<Lifespan<Router>, Infallible> {
     if has_fault("slow_boot") {
         thread::sleep(Duration::from_secs(60));
     }
@@ -175,6 +282,7 @@ async fn factory(_: WorkerContext) -> Result<Lifespan<Router>, Infallible> {
     let arguments = get(async || env::args().collect::<Vec<_>>().join("\n"));
     let pid = get(async || std::process::id().to_string());
     let router = Router::new().route("/arguments", arguments).route("/pid", pid);
+    let router = router.route("/foreign", get(async move || worker.foreign().unwrap_or_default().to_owned()));
     let router = router.route("/hang", hang).route("/crash", crash);
     Ok(Lifespan::new(router).on_shutdown(async {
         if has_fault("slow_shutdown") {
@@ -187,7 +295,7 @@ fn main() -> ExitCode {
     // Skips the interpreter's own argument. The service's command line comes after it, as in `python -m program`.
     let command_line = env::args_os().enumerate().filter(|(at, argument)| *at != 1 || argument != INTERPRETED);
     let code = App::new(factory)
-        .runtime(Interpreter)
+        .runtime(Interpreter::default())
         .table::<Seams>("seams")
         .prepare(prepare)
         .check(check)
