@@ -70,16 +70,16 @@ impl Scopes {
         settings: &settings::Python,
     ) -> PyResult<Self> {
         let asgi = PyDict::new(py);
-        asgi.set_item("version", "3.0")?;
-        asgi.set_item("spec_version", settings.asgi_spec.name())?;
+        asgi.set_item(intern!(py, "version"), intern!(py, "3.0"))?;
+        asgi.set_item(intern!(py, "spec_version"), settings.asgi_spec.name())?;
         let own_extension = PyDict::new(py);
-        own_extension.set_item("slot", context.slot())?;
-        own_extension.set_item("generation", context.generation())?;
-        own_extension.set_item("request_id", py.None())?;
-        own_extension.set_item("stopping", false)?;
+        own_extension.set_item(intern!(py, "slot"), context.slot())?;
+        own_extension.set_item(intern!(py, "generation"), context.generation())?;
+        own_extension.set_item(intern!(py, "request_id"), py.None())?;
+        own_extension.set_item(intern!(py, "stopping"), false)?;
         let extensions = PyDict::new(py);
-        extensions.set_item("http.response.pathsend", PyDict::new(py))?;
-        extensions.set_item("oxicorn", py.None())?;
+        extensions.set_item(intern!(py, "http.response.pathsend"), PyDict::new(py))?;
+        extensions.set_item(intern!(py, "oxicorn"), py.None())?;
         Ok(Self {
             context,
             state,
@@ -136,7 +136,8 @@ impl Scopes {
     }
 
     /// Returns the scope of a GET without the parts that differ between the requests of one client. The order of the
-    /// keys is that of the specification.
+    /// keys is that of the specification. The strings are interned, as those of the app's code are: Python finds such a
+    /// key by its address, and compares every other by its letters.
     fn template<'py>(&self, py: Python<'py>, client: Option<&ClientInfo>) -> PyResult<Bound<'py, PyDict>> {
         let origin = Origin {
             address: client.and_then(ClientInfo::address),
@@ -152,26 +153,32 @@ impl Scopes {
             return Ok(template.bind(py).clone());
         }
         let template = PyDict::new(py);
-        template.set_item("type", "http")?;
-        template.set_item("asgi", py.None())?;
-        template.set_item("http_version", "1.1")?;
+        template.set_item(intern!(py, "type"), intern!(py, "http"))?;
+        template.set_item(intern!(py, "asgi"), py.None())?;
+        template.set_item(intern!(py, "http_version"), intern!(py, "1.1"))?;
         let server = match (&origin.local, &origin.socket_path) {
             (Some(local), _) => (local.ip().to_canonical().to_string(), local.port()).into_pyobject(py)?.into_any(),
             (None, Some(path)) => (path.as_os_str(), py.None()).into_pyobject(py)?.into_any(),
             (None, None) => py.None().into_bound(py),
         };
-        template.set_item("server", server)?;
+        template.set_item(intern!(py, "server"), server)?;
         let client = match origin.address {
             Some(address) => Some((address.to_string(), origin.port.unwrap_or_default()).into_pyobject(py)?.into_any()),
             None => None,
         };
-        template.set_item("client", client)?;
-        template.set_item("scheme", if origin.is_https { "https" } else { "http" })?;
-        template.set_item("root_path", &self.root_path.text)?;
-        template.set_item("method", "GET")?;
-        for key in ["path", "raw_path", "query_string", "headers", "state", "extensions"] {
-            template.set_item(key, py.None())?;
-        }
+        template.set_item(intern!(py, "client"), client)?;
+        template.set_item(
+            intern!(py, "scheme"),
+            if origin.is_https { intern!(py, "https") } else { intern!(py, "http") },
+        )?;
+        template.set_item(intern!(py, "root_path"), &self.root_path.text)?;
+        template.set_item(intern!(py, "method"), intern!(py, "GET"))?;
+        template.set_item(intern!(py, "path"), py.None())?;
+        template.set_item(intern!(py, "raw_path"), py.None())?;
+        template.set_item(intern!(py, "query_string"), py.None())?;
+        template.set_item(intern!(py, "headers"), py.None())?;
+        template.set_item(intern!(py, "state"), py.None())?;
+        template.set_item(intern!(py, "extensions"), py.None())?;
         let known = (origin, template.clone().unbind());
         let old = lock(&self.templates).get_mut(place).and_then(|slot| slot.replace(known));
         drop(old);
