@@ -24,7 +24,7 @@ use super::{exchange::Exchange, websocket::WebSocket};
 /// The most jobs of a batch, and the longest time after which a batch takes no further job. Then the connections get a
 /// turn, so that the answers of the batch leave before the next batch runs.
 const BATCH: usize = 16;
-const BATCH_TIME: Duration = Duration::from_millis(1);
+const BATCH_TIME: Duration = Duration::from_millis(4);
 
 /// Work that needs the interpreter, which one task does in batches. A request that arrives alone waits for nothing.
 /// Requests that arrive together run one after the other, so that Python's code stays in the caches of the processor.
