@@ -33,6 +33,8 @@ class Line:
     """Words that cannot mean the same here: the start must tell each of them."""
     same: tuple[str, ...] = ()
     """Words that mean the same: the start must not speak of them."""
+    from_hooks: tuple[str, ...] = ()
+    """Variables that the hooks of the configuration set. A file of settings has no hooks, and says so."""
 
     def run(self, program: str, **more) -> Run:
         environment = {**self.environment, **more.pop("environment", {})}
@@ -320,6 +322,15 @@ FILES = [
         environment={"APP_PORT": "{port}", "ADDRESS": "127.0.0.1", "PORT": "1"},
     ),
     Line(
+        "hooks",
+        "gunicorn",
+        "-c deploy/hooks.py shop:app",
+        {"deploy/hooks.py": HOOKS, **SHOP},
+        environment={"APP_PORT": "{port}"},
+        told=("preload_app", "worker_tmp_dir"),
+        from_hooks=("FROM_ON_STARTING", "FROM_PRE_FORK"),
+    ),
+    Line(
         "proxied",
         "gunicorn",
         "--config python:settings.production shop:app",
@@ -336,15 +347,6 @@ FILES = [
         environment={"APP_PORT": "{port}", "PROMETHEUS_MULTIPROC_DIR": "{dir}/metrics"},
     ),
 ]
-
-HOOKED = Line(
-    "hooks",
-    "gunicorn",
-    "-c deploy/hooks.py shop:app",
-    {"deploy/hooks.py": HOOKS, **SHOP},
-    environment={"APP_PORT": "{port}"},
-    told=("preload_app", "worker_tmp_dir"),
-)
 
 OF_THE_MASTER = {
     # What the servers themselves put into the environment of a worker.
@@ -418,7 +420,7 @@ def pidfiles_of(server) -> dict:
 
 
 def line_of(name: str) -> Line:
-    return next(line for line in LINES + [HOOKED, *FILES] if line.name == name)
+    return next(line for line in LINES + FILES if line.name == name)
 
 
 def answers(server) -> bool:

@@ -68,7 +68,10 @@ def test_what_is_imported_is_clean_and_serves_the_same(line, place):
     assert "settings are valid" in done.stdout and "warn" not in done.stdout.lower() + done.stderr.lower()
     serves_from_the_file(ours, line.workers)
     theirs.serving()
-    assert differences(answers_of(theirs, line), answers_of(ours, line)) == []
+    found = differences(answers_of(theirs, line), answers_of(ours, line))
+    lost = [entry for entry in found if entry.split(":")[0].removeprefix("environment.") in line.from_hooks]
+    assert found == lost
+    assert not lost or "hooks" in ours.text_of("supervisor.toml"), "what is lost stands in the file"
     assert pidfiles_of(ours) == pidfiles_of(theirs)
     assert sockets_of(ours).keys() == sockets_of(theirs).keys()
     assert ours.stop() == 0

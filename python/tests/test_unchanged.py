@@ -234,6 +234,13 @@ def test_an_app_is_found_by_its_file_and_beside_the_words_of_commands(words, fil
     assert ours.get("/page").text == "page"
 
 
+@pytest.mark.parametrize("word, answer", [("start", "oxicorn run"), ("restart", "oxicorn reload")])
+def test_words_of_other_programs_are_answered_with_ours(word, answer, run):
+    ours = run(Line("", "gunicorn", word, SHOP), "oxicorn", serving=False)
+    assert ours.wait_exit() == 2
+    assert answer in ours.log()
+
+
 # --- where the words are heard ---
 
 
