@@ -226,10 +226,16 @@ pub(crate) fn drive(py: Python<'_>, driver: Driver, compat: &Compat) -> Result<(
             .map(Imported::Asgi)
         }
     });
+    let threads = if let Ok(Imported::Wsgi(app)) = &booted { Some(Arc::clone(app)) } else { None };
     drop(imported.send(booted.map_err(|error| failure(&module, error, &name))));
     match LOOP.take() {
         LazyLoop::Made(event_loop) => Ok(event_loop.run(py)?),
-        LazyLoop::None | LazyLoop::Wanted(..) => wsgi::run(py, driver),
+        LazyLoop::None | LazyLoop::Wanted(..) => {
+            let ended = wsgi::run(py, driver);
+            // A worker that drains before it serves may not run the hook that ends the threads.
+            threads.inspect(|app| app.end());
+            ended
+        }
     }
 }
 

@@ -318,3 +318,23 @@ def test_a_worker_is_recycled_after_its_requests(launch):
     assert len(seen) > 1
     eventually("the first worker ends", lambda: not is_alive(first))
 
+
+
+def test_a_worker_that_is_asked_to_end_in_its_boot_does_not_wait_for_its_threads(launch):
+    app = """
+import os, signal
+
+def app(environ, start_response):
+    start_response("200 OK", [])
+    return [b""]
+
+if os.path.exists("early"):
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+    server = launch("main:app", files={"main.py": app}, workers=2, settings={"python.threads": 4})
+    server.write("early", "")
+    began = time.monotonic()
+    server.signal(signal.SIGHUP)
+    server.wait_event("worker_exited", generation=2)
+    assert time.monotonic() - began < 4, "the grace of the threads is 5 seconds"
+    assert server.events("threads_left") == []
