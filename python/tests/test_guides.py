@@ -707,6 +707,16 @@ def test_what_differs_from_gunicorn_in_an_answer_and_in_the_log():
         assert len(run.workers(os.cpu_count())) == os.cpu_count(), "a command without a flag has oxicorn's default"
 
 
+def test_the_worker_may_answer_the_health_check_of_a_django_app():
+    (name, value) = re.search(r"`ENV (\w+)=(\S+)`", page_text(GUNICORN)).groups()
+    for environment, status in (({}, 400), ({name: value}, 200)):
+        words = "oxicorn mysite.wsgi -b 127.0.0.1:8000 --access-logfile -"
+        with running(words, environment=environment) as run:
+            oxicorn(run, "health")
+            run.stop()
+            assert f'"GET /health HTTP/1.1" {status} ' in run.log()
+
+
 # --- what the pages say of the start ---
 
 
