@@ -13,8 +13,12 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use oxicorn::{
-    SupervisorEvent,
+    ForkedWorker, SupervisorEvent,
     settings::{ForeignContext, ForeignSettings, Strength},
 };
 use serde::Deserialize;
@@ -248,6 +252,7 @@ impl Compat {
             SupervisorEvent::Reloaded => state.before = None,
             SupervisorEvent::RolledBack => state.current = state.before.take(),
             SupervisorEvent::RefreshUnused => state.drop_refresh(),
+            SupervisorEvent::Stopping { quick: true, alive } if self.line.configuration.is_some() => interrupt(alive),
             _ => {}
         }
         state.current.as_mut().map_or(Ok(()), |hooks| hooks.tell(event))
@@ -311,6 +316,14 @@ impl State {
         }
         self.fresh = None;
         self.answer = None;
+    }
+}
+
+/// Sends the workers the signal at which Gunicorn's run the hook `worker_int`. Workers without this hook ignore it.
+fn interrupt(workers: &[ForkedWorker]) {
+    for pid in workers.iter().filter_map(|worker| i32::try_from(worker.pid).ok()) {
+        // A worker that has ended meanwhile is not reaped yet, so this pid is no other process.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGQUIT);
     }
 }
 

@@ -53,6 +53,13 @@ pub enum SupervisorEvent<'a> {
     },
     /// An upgrade executes the new program next. If that fails, the master goes on.
     Executing,
+    /// A stop begins, or a quick one takes the place of a graceful one.
+    Stopping {
+        /// True if the workers have two seconds at most, as after SIGINT.
+        quick: bool,
+        /// The workers that run now.
+        alive: &'a [ForkedWorker],
+    },
     /// All workers have ended, and the master ends next.
     Stopped,
 }

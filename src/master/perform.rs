@@ -62,7 +62,13 @@ impl Shell {
             Action::Grow { workers } => return self.grow(workers),
             Action::Steer { live } => self.steer(&live),
             Action::Reply { caller, reply } => self.reply(caller, reply),
-            Action::Note(note) => self.note(&note),
+            Action::Note(note) => {
+                self.note(&note);
+                if let Note::Stopping { graceful, .. } = note {
+                    let alive = self.alive();
+                    self.loader.tell(&SupervisorEvent::Stopping { quick: !graceful, alive: &alive });
+                }
+            }
             Action::Exit { reason } => return Performed::Exit(reason),
         }
         Performed::Done
