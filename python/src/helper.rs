@@ -8,7 +8,7 @@ use std::{
     ffi::OsString,
     io::{self, ErrorKind, Read, Write},
     os::{
-        fd::AsRawFd,
+        fd::{AsFd, AsRawFd},
         unix::{net::UnixStream, process::CommandExt},
     },
     path::{Path, PathBuf},
@@ -70,9 +70,15 @@ impl Helper {
     fn try_begin(launch: &Launch, folder: &Path, line: &str, overlay: &Overlay) -> io::Result<Self> {
         let (stream, theirs) = UnixStream::pair()?;
         stream.set_nonblocking(true)?;
-        fcntl(&theirs, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        // Without a standard output of the master, its standard error takes that place.
+        let stdout =
+            io::stdout().as_fd().try_clone_to_owned().or_else(|_| io::stderr().as_fd().try_clone_to_owned())?;
         let mut command = Command::new(&launch.executable);
-        command.args(&launch.options).args(["-m", "oxicorn._compat.process"]).arg(theirs.as_raw_fd().to_string());
+        command.args(&launch.options).args(["-m", "oxicorn._compat.process"]);
+        for fd in [theirs.as_fd(), stdout.as_fd()] {
+            fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
+            command.arg(fd.as_raw_fd().to_string());
+        }
         command.current_dir(folder).env("PWD", folder);
         for (name, value) in overlay {
             match value {
@@ -83,7 +89,8 @@ impl Helper {
         for name in FOR_THE_MASTER {
             command.env_remove(name);
         }
-        // What the file prints must not mix with the output of a command. A signal of the terminal is for the master.
+        // What the file prints must not mix with the output of a command; hooks print to the output of the master. A
+        // signal of the terminal is for the master.
         command.stdin(Stdio::null()).stdout(io::stderr()).process_group(0);
         let (child, stream) = (command.spawn()?, Rc::new(stream));
         let mut helper = Self { child, stream, unread: Vec::new(), unsent: Vec::new(), has_ended: false };

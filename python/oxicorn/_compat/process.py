@@ -1,10 +1,10 @@
-"""The helper process: `python -m oxicorn._compat.process FD`. The master starts it at its start and at each reload.
+"""The helper process: `python -m oxicorn._compat.process FD OUT`. The master starts it at its start and at each reload.
 
 Owns: the run of Gunicorn's configuration outside of the master, the answer, and then the hooks of the master, if the
 file has any. Refuses: to end by itself when the file hangs; the master ends it.
 
 FD is one end of a socket pair. The first line that comes is COMPAT, the JSON object of the command line, and the answer
-is one line of JSON too.
+is one line of JSON too. OUT is the standard output of the master, to which the hooks print.
 """
 
 import atexit
@@ -17,9 +17,11 @@ from . import configuration, gunicorn
 from .collected import Collected
 
 
-def main(fd):
+def main(fd, out):
     sock = socket.socket(fileno=fd)
     compat = json.loads(_line(sock))
+    # The programs that the file starts do not get it.
+    os.set_inheritable(out, False)
     answer, cfg = answered(compat)
     door = None
     if "pre_fork" in answer["hooks"]:
@@ -31,6 +33,9 @@ def main(fd):
     if not answer["problems"] and gunicorn.MASTER_HOOKS & set(answer["hooks"]):
         from . import hooks
 
+        sys.stdout.flush()
+        os.dup2(out, 1)
+        os.close(out)
         os.environ.update(configuration.environment(cfg))
         _enter(cfg["chdir"])
         hooks.serve(sock, cfg, door)
@@ -87,4 +92,4 @@ def _enter(folder):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(*map(int, sys.argv[1:]))
