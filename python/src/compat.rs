@@ -7,6 +7,7 @@
 use std::{
     cell::RefCell,
     ffi::OsString,
+    fs,
     os::fd::AsFd,
     path::{Path, PathBuf},
     rc::Rc,
@@ -161,10 +162,14 @@ impl Compat {
         });
         match read {
             Ok((text, Answer { settings: given, notes, problems, .. })) => {
+                if !problems.is_empty() {
+                    add_name(&mut settings, &path, named);
+                }
                 add(&mut settings, &given, &notes, &problems);
                 settings.file(path, text);
             }
             Err(reason) => {
+                add_name(&mut settings, &path, named);
                 settings.refuse(named, reason);
                 settings.file(path, "{}");
             }
@@ -340,6 +345,20 @@ fn path_of(named: &str, folder: &Path) -> PathBuf {
     match named.strip_prefix("file:") {
         None if named.starts_with("python:") => PathBuf::from(named),
         path => folder.join(path.unwrap_or(named)),
+    }
+}
+
+/// Adds the name of the service, as far as the text of a file tells it that cannot be executed. Commands find the running
+/// service by its name, also while its file has a mistake.
+fn add_name(settings: &mut ForeignSettings, path: &Path, named: &str) {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let name = text.lines().enumerate().find_map(|(index, line)| {
+        let value = line.strip_prefix("proc_name")?.trim_start().strip_prefix('=')?.trim_start();
+        let quote = value.chars().next().filter(|quote| matches!(quote, '"' | '\''))?;
+        Some((index + 1, value[1..].split_once(quote)?.0))
+    });
+    if let Some((line, name)) = name {
+        settings.set(Strength::File, "process.name", name, format!("{named}:{line}"));
     }
 }
 

@@ -168,15 +168,17 @@ def test_the_master_serves_while_the_file_is_executed_again(service):
 @pytest.mark.parametrize(
     ("conf", "reason"),
     [
-        ("workers = 1\n1 / 0\n", "gunicorn.conf.py:2: ZeroDivisionError: division by zero"),
+        ("workers = 1\n1 / 0\n", "gunicorn.conf.py:3: ZeroDivisionError: division by zero"),
+        ("workers = = 1\n", "gunicorn.conf.py:2: SyntaxError"),
         ("import os\nos._exit(7)\n", "ended before it answered"),
         ("workers = 'many'\n", "workers"),
     ],
 )
 def test_a_file_that_fails_refuses_the_reload_and_a_start(service, conf, reason):
-    one = service("workers = 1\n").serving()
+    one = service("proc_name = 'moved'\n").serving()
     worker = one.facts()["pid"]
-    one.write(conf)
+    # The command finds the service by its name, although the file cannot be executed.
+    one.write("proc_name = 'moved'  # as before\n" + conf)
     code, told = one.ctl("reload")
     assert code == 1 and "nothing was changed" in told and reason in told, told
     assert one.facts()["pid"] == worker

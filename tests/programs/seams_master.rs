@@ -94,6 +94,7 @@ impl Runtime for Interpreter {
         settings
     }
 
+    #[expect(clippy::zombie_processes, reason = "the master reaps every child")]
     fn refresh(&self, _: &ForeignContext<'_>) -> Option<Duration> {
         let path = env::var("SEAMS_SOURCE").ok()?;
         let script = format!("while [ -e '{path}.hold' ]; do sleep 0.02; done; cat '{path}'");

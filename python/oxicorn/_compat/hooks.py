@@ -58,12 +58,16 @@ def serve(sock, values, door=None):
             door.accept(master.server)
         if sock not in ready:
             continue
-        part = sock.recv(65536)
-        if not part:
+        try:
+            part = sock.recv(65536)
+            if not part:
+                return
+            *lines, unread = (unread + part).split(b"\n")
+            for line in lines:
+                sock.sendall(json.dumps(master.answer(json.loads(line))).encode() + b"\n")
+        except ConnectionError:
+            # An upgrade has executed another program in place of the master, before it read the last answer.
             return
-        *lines, unread = (unread + part).split(b"\n")
-        for line in lines:
-            sock.sendall(json.dumps(master.answer(json.loads(line))).encode() + b"\n")
 
 
 class Master:
