@@ -485,18 +485,18 @@ CLAIMS = ["X-Forwarded-For: 203.0.113.9", "X-Forwarded-Host: evil.example", "X-F
 @pytest.mark.parametrize("page", [GUNICORN, UVICORN])
 def test_the_service_of_a_compose_file_behind_nginx(page, tmp_path):
     shown = block(page, "Compose, with nginx in front", "compose.yaml")
-    conf = block(GUNICORN, "Compose, with nginx in front", "nginx.conf")
+    conf = block(GUNICORN, "Compose, with nginx in front", "nginx.conf").text
     said = []
-    for at, (text, site) in enumerate([(shown.before, conf.before), (shown.after, conf.after)]):
+    for at, text in enumerate((shown.before, shown.after)):
         with running(service(text)) as run:
-            nginx = Nginx(site, tmp_path / str(at), {"web:8000": run.port})
+            nginx = Nginx(conf, tmp_path / str(at), {"web:8000": run.port})
             try:
                 said.append((answers(nginx), ask(nginx, "GET", "/client", CLAIMS, b"")))
             finally:
                 nginx.close()
             assert run.stop() == 0
     assert said[1] == said[0]
-    # With "*" a client may choose its address, under both; it may not choose the host.
+    # With "*" a client may choose its address, under both; it may not choose the host that the app sees.
     assert json.loads(said[1][1][-1]) == {"client": "203.0.113.9", "scheme": "http", "host": "test"}
 
 
@@ -507,7 +507,7 @@ def lines_of(page: str, heading: str, sign: str = "$ ") -> list[str]:
 
 
 def test_a_move_behind_nginx_loses_no_request(tmp_path):
-    conf = block(GUNICORN, "Compose, with nginx in front", "nginx.conf").before.replace("web:8000", "127.0.0.1:8000")
+    conf = block(GUNICORN, "Compose, with nginx in front", "nginx.conf").text.replace("web:8000", "127.0.0.1:8000")
     with running("gunicorn mysite.wsgi -w 3 -b 127.0.0.1:8000 -p gunicorn.pid") as before:
         nginx = Nginx(conf, tmp_path / "nginx", {"127.0.0.1:8000": before.port})
         after = Run("oxicorn", "", files=FILES, environment=APART)
