@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Measures the CPU time of a request to a Python app under oxicorn, beside Uvicorn and Granian: `make bench-python`.
+"""Measures the CPU time of a request to a Python app under oxicorn, beside its peers: `make bench-python`.
+
+The peers are Uvicorn and Granian, and for WSGI apps Gunicorn (gthread) and Granian.
 
 Each server has one worker and the same app. A round is a second of load for each server, in a new random order, so that
 all servers of a round see the same machine. A figure is the median over the rounds, a ratio the median of the ratios of
@@ -43,12 +45,27 @@ class Row:
     body: str = ""
     script: str = ""
     socket: bool = False
+    # The threads of a WSGI app; zero for an ASGI app.
+    threads: int = 0
     # Limits of oxicorn with python.asgi_spec = "2.5".
     spec_2_5: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def peers(self):
+        return ("gunicorn", "granian") if self.threads else ("uvicorn", "granian")
 
 
 def to(uvicorn, granian=None):
     return {"uvicorn": uvicorn, "granian": granian}
+
+
+def of_wsgi(gunicorn, granian=None):
+    return {"gunicorn": gunicorn, "granian": granian}
+
+
+def wsgi_row(name, app, threads, gunicorn, granian=None):
+    limits = dict.fromkeys((16, 1), of_wsgi(gunicorn, granian))
+    return Row(f"{name}, threads = {threads}", f"wsgi_apps:{app}", "/", limits, threads=threads)
 
 
 ROWS = [
@@ -60,6 +77,10 @@ ROWS = [
     Row("FileResponse, 50 kB", "apps:star", "/file", {16: to(0.40, 0.90)}),
     Row("web socket echo", "apps:star", "/echo", {64: to(0.60)}, socket=True),
     Row("web socket echo, bare ASGI", "apps:bare", "/echo", {64: to(None)}, socket=True),
+    wsgi_row("bare WSGI GET", "bare", 1, 0.60, 0.90),
+    wsgi_row("bare WSGI GET", "bare", 8, 0.60, 0.90),
+    wsgi_row("Flask GET", "flask", 1, 0.90),
+    wsgi_row("Flask GET", "flask", 8, 0.90),
 ]
 # A worker may have so many MiB more than a bare interpreter that imported the same app and asyncio.
 WORKER_MIB, MASTER_MIB = 4.0, 16.0
@@ -132,7 +153,7 @@ class Bench:
         self.record, self.met, self.missed = [], [], []
 
     def names(self, row):
-        names = ["uvicorn", "granian", *self.custom, OURS, *([f"{OURS}-2.5"] if row.spec_2_5 else [])]
+        names = [*row.peers, *self.custom, OURS, *([f"{OURS}-2.5"] if row.spec_2_5 else [])]
         return [name for name in names if name.split("-")[0] not in self.ask.without and name not in self.ask.without]
 
     def server(self, name, row):
@@ -140,6 +161,7 @@ class Bench:
         toml = {"python__asgi_spec": '"2.5"'} if name == f"{OURS}-2.5" else {}
         environment = {"BENCH_FILE": str(self.file)}
         how = {"venv": self.ask.venv, "custom": self.custom, "words": words, "environment": environment}
+        how["threads"] = row.threads
         return Server(name, row.app, **how, **toml)
 
     def row(self, row):
@@ -173,7 +195,7 @@ class Bench:
             of = [one[name] for one in rounds]
             ratios = {
                 peer: [one[name].us / one[peer].us for one in rounds]
-                for peer in ("uvicorn", "granian")
+                for peer in row.peers
                 if peer in servers
             }
             self.report(row, connections, name, of, {} if name in ratios else ratios)
@@ -297,7 +319,8 @@ with asyncio.Runner() as runner:
 
 def versions(venv):
     code = "import importlib.metadata as m, platform; print('Python', platform.python_version())\n"
-    code += "for n in ('oxicorn', 'uvicorn', 'granian', 'uvloop', 'httptools', 'fastapi', 'starlette', 'pydantic'):\n"
+    names = "oxicorn uvicorn granian gunicorn uvloop httptools fastapi starlette pydantic flask"
+    code += f"for n in {names.split()}:\n"
     code += "    print(n, m.version(n) if any(d.name == n for d in m.distributions()) else '-')"
     return subprocess.run([venv / "bin/python", "-c", code], capture_output=True, text=True).stdout.splitlines()
 
@@ -313,8 +336,9 @@ def main():
     # What else runs makes a request dearer, and takes most from the server with the warmest caches.
     busy = f"load average {os.getloadavg()[0]:.1f} before"
     print(*versions(ask.venv), f"{os.cpu_count()} CPUs", platform.release(), busy, sep=", ")
-    print(f"{ask.rounds} rounds of {ask.seconds} s; medians (lowest–highest); ratios to Uvicorn and to Granian\n")
-    print("| row | connections | server | µs of CPU a request | requests a second | / Uvicorn | / Granian |")
+    print(f"{ask.rounds} rounds of {ask.seconds} s; medians (lowest–highest)")
+    print("ratios to Uvicorn, or to Gunicorn for a WSGI app, and to Granian\n")
+    print("| row | connections | server | µs of CPU a request | requests a second | / Uvicorn, Gunicorn | / Granian |")
     print("|---|---|---|---|---|---|---|", flush=True)
     measures = [(row.name, lambda row=row: bench.row(row)) for row in rows]
     if OURS not in ask.without and (not ask.row or any(word in "memory" for word in ask.row)):

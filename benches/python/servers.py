@@ -90,11 +90,23 @@ class Server:
     """A running server: `name` is uvicorn, granian, gunicorn, gunicorn-uvicorn, oxicorn, or a name from `custom`.
 
     `pid` is its first process, which is `process` until Gunicorn is upgraded. `custom` has the commands of more
-    servers, with {app} and {port} in them. `words` are more words of the command.
+    servers, with {app} and {port} in them. `words` are more words of the command. With `threads` the app is one of
+    WSGI.
     """
 
     def __init__(
-        self, name, app, *, venv=VENV, workers=1, words=(), environment=None, custom=None, paths=(HERE,), **toml
+        self,
+        name,
+        app,
+        *,
+        venv=VENV,
+        workers=1,
+        threads=0,
+        words=(),
+        environment=None,
+        custom=None,
+        paths=(HERE,),
+        **toml,
     ):
         self.name, self.app, self.port = name, app, free_port()
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="oxicorn-bench-"))
@@ -105,12 +117,17 @@ class Server:
         uvicorn = [program, app, "--port", port, "--loop", "uvloop", "--http", "httptools", "--no-access-log"]
         granian = [program, "--interface", "asgi", "--port", port, "--loop", "uvloop", "--http", "1", app]
         gunicorn = [program, app, "-b", bind, "-w", str(workers), "--no-control-socket"]
+        if threads:
+            granian[1:7] = ["--interface", "wsgi", "--port", port, "--blocking-threads", str(threads)]
+            toml |= {"python__threads": threads}
         if custom and name in custom:
             self.command = [word.format(app=app, port=port) for word in custom[name].split()]
         elif name == "uvicorn":
             self.command = [*uvicorn, "--log-level", "warning", "--workers", str(workers)]
         elif name == "granian":
             self.command = [*granian, "--log-level", "warning", "--workers", str(workers)]
+        elif name == "gunicorn" and threads:
+            self.command = [*gunicorn, "-k", "gthread", "--threads", str(threads)]
         elif name == "gunicorn":
             self.command = [*gunicorn, "-k", "asgi", "--asgi-loop", "uvloop"]
         elif name == "gunicorn-uvicorn":
