@@ -64,13 +64,14 @@ impl WsgiApp {
     ) -> PyResult<Arc<Self>> {
         // A connection has one request of HTTP/1 at a time, so this limit is one for HTTP/2.
         let limit = usize::try_from(context.settings().http.worker_connections).unwrap_or(usize::MAX);
+        let wakes = Arc::<Wakes>::default();
         Ok(Arc::new(Self {
             callable: callable.clone().unbind(),
             recorded: py.import("oxicorn._logging")?.call_method1("with_wsgi_records", (callable,))?.unbind(),
             environs: Environs::new(py, context, settings)?,
             file_wrapper: py.import("oxicorn._wsgi")?.getattr("FileWrapper")?.unbind(),
-            pool: Arc::new(ThreadPool::new(settings.threads.get(), limit)),
-            wakes: Arc::default(),
+            pool: Arc::new(ThreadPool::new(settings.threads.get(), limit, Arc::clone(&wakes))),
+            wakes,
             body_buffer: usize::try_from(settings.wsgi_body_buffer).unwrap_or(usize::MAX),
             has_told_dropped_body: AtomicBool::new(false),
             has_told_long_body: AtomicBool::new(false),

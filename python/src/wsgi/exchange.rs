@@ -424,8 +424,12 @@ impl WsgiExchange {
 
     fn tell(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
         let (waker, writer) = (state.waker.take(), state.writer.take());
+        // A response that is whole may leave together with others. A part of one must leave now.
+        let is_whole = writer.is_none() && state.progress == Progress::Complete;
         drop(state);
-        waker.into_iter().chain(writer).for_each(|waker| self.app.wakes().wake(waker));
+        for waker in waker.into_iter().chain(writer) {
+            if is_whole { self.app.wakes().wake_later(waker) } else { self.app.wakes().wake(waker) }
+        }
     }
 
     /// Completes the response after the app has given all of it, or has failed. Returns how the app has left it. Only the

@@ -24,7 +24,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::exchange::WsgiExchange;
+use super::{exchange::WsgiExchange, wakes::Wakes};
 use crate::bridge::lock;
 
 /// How long a request waits for a thread that runs another one, before a thread of its own is woken.
@@ -39,6 +39,7 @@ pub(super) struct ThreadPool {
     /// The most requests that wait; zero means that there is no limit.
     limit: usize,
     epoch: Instant,
+    wakes: Arc<Wakes>,
     /// Wakes the task of [`care`](Self::care).
     care: Notify,
     /// Wakes the task that watches the threads.
@@ -87,12 +88,13 @@ impl Running {
 }
 
 impl ThreadPool {
-    pub(super) fn new(threads: usize, limit: usize) -> Self {
+    pub(super) fn new(threads: usize, limit: usize, wakes: Arc<Wakes>) -> Self {
         Self {
             queue: Mutex::default(),
             threads: (0..threads).map(|_| PoolThread::default()).collect(),
             limit,
             epoch: Instant::now(),
+            wakes,
             care: Notify::new(),
             busy: Notify::new(),
             is_watched: AtomicBool::new(false),
@@ -136,7 +138,9 @@ impl ThreadPool {
             let (mut is_busy, mut pause) = (false, PATIENCE);
             loop {
                 sleep(pause).await;
-                let (woken, all_run, waits) = {
+                // A thread may have noted a response and then begun a long request.
+                self.wakes.tell(false);
+                let (woken, all_run, waits, is_slow) = {
                     let mut queue = lock(&self.queue);
                     if queue.has_ended {
                         return;
@@ -145,7 +149,7 @@ impl ThreadPool {
                     let woken: Vec<_> = (0..late).map_while(|_| queue.wake_one()).collect();
                     let (all_run, waits) = (queue.parked.is_empty(), !queue.waiting.is_empty());
                     queue.has_care = all_run || waits;
-                    (woken, all_run, waits)
+                    (woken, all_run, waits, queue.is_slow)
                 };
                 woken.into_iter().for_each(|thread| self.unpark(Some(thread)));
                 // A request that has just begun may soon be over. But once the pool is busy, it is so until a thread has
@@ -155,7 +159,7 @@ impl ThreadPool {
                 if !all_run && !waits {
                     break;
                 }
-                pause = if all_run { BUSY } else { PATIENCE };
+                pause = if all_run && is_slow { BUSY } else { PATIENCE };
             }
         }
     }
@@ -233,9 +237,16 @@ impl ThreadPool {
         if begun > 0 {
             queue.is_slow = Duration::from_nanos(self.now() - begun) > PATIENCE;
         }
+        let mut has_told = false;
         let next = loop {
             if let Some((next, _)) = queue.waiting.pop_front() {
                 break Some(next);
+            }
+            if !std::mem::replace(&mut has_told, true) {
+                drop(queue);
+                self.wakes.tell(false);
+                queue = lock(&self.queue);
+                continue;
             }
             if queue.has_ended {
                 break None;
@@ -248,8 +259,10 @@ impl ThreadPool {
                 queue = lock(&self.queue);
             }
         };
+        let is_slow = queue.is_slow;
         drop(queue);
         drop(ended);
+        self.wakes.tell(!is_slow);
         if let Some(next) = &next {
             *lock(&me.request) = Some(Arc::clone(next));
             me.begun.store(self.now(), Relaxed);
