@@ -21,7 +21,7 @@ use std::{
 use oxicorn::WorkerContext;
 use tokio::{
     sync::Notify,
-    time::{Instant, sleep},
+    time::{Instant, timeout_at},
 };
 
 use super::{exchange::WsgiExchange, wakes::Wakes};
@@ -116,15 +116,16 @@ impl ThreadPool {
         if self.limit > 0 && queue.waiting.len() >= self.limit {
             return false;
         }
+        let is_first = queue.waiting.is_empty();
         queue.waiting.push_back((Arc::clone(exchange), Instant::now()));
         let waits = queue.awake > 0 && !queue.is_slow;
         let woken = if waits { None } else { queue.wake_one() };
-        // If a thread sleeps on, the request may need it. If none does, the pool may be busy.
-        let needs_care = waits || queue.parked.is_empty();
-        let is_first = needs_care && !std::mem::replace(&mut queue.has_care, true);
+        // The first request that waits needs a look soon. If no thread sleeps on, the pool may be busy, which can wait.
+        let needs_care = waits && is_first || !queue.has_care && (waits || queue.parked.is_empty());
+        queue.has_care |= needs_care;
         drop(queue);
         self.unpark(woken);
-        if is_first {
+        if needs_care {
             self.care.notify_one();
         }
         true
@@ -135,12 +136,15 @@ impl ThreadPool {
     pub(super) async fn care(self: Arc<Self>, context: WorkerContext) {
         loop {
             self.care.notified().await;
-            let (mut is_busy, mut pause) = (false, PATIENCE);
+            let (mut is_busy, mut at) = (false, self.next_look(Instant::now() + BUSY));
             loop {
-                sleep(pause).await;
+                if timeout_at(at, self.care.notified()).await.is_ok() {
+                    at = self.next_look(at);
+                    continue;
+                }
                 // A thread may have noted a response and then begun a long request.
                 self.wakes.tell(false);
-                let (woken, all_run, waits, is_slow) = {
+                let (woken, all_run, waits) = {
                     let mut queue = lock(&self.queue);
                     if queue.has_ended {
                         return;
@@ -149,7 +153,7 @@ impl ThreadPool {
                     let woken: Vec<_> = (0..late).map_while(|_| queue.wake_one()).collect();
                     let (all_run, waits) = (queue.parked.is_empty(), !queue.waiting.is_empty());
                     queue.has_care = all_run || waits;
-                    (woken, all_run, waits, queue.is_slow)
+                    (woken, all_run, waits)
                 };
                 woken.into_iter().for_each(|thread| self.unpark(Some(thread)));
                 // A request that has just begun may soon be over. But once the pool is busy, it is so until a thread has
@@ -159,9 +163,15 @@ impl ThreadPool {
                 if !all_run && !waits {
                     break;
                 }
-                pause = if all_run && is_slow { BUSY } else { PATIENCE };
+                at = self.next_look(Instant::now() + BUSY);
             }
         }
+    }
+
+    /// Returns the time of the next look: `at`, or sooner if a request waits for a thread that should be free soon.
+    fn next_look(&self, at: Instant) -> Instant {
+        let queue = lock(&self.queue);
+        if queue.waiting.is_empty() || queue.is_slow { at } else { at.min(Instant::now() + PATIENCE) }
     }
 
     /// Returns how long the request runs that began last; zero if a thread has none.
