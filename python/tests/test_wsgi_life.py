@@ -49,6 +49,13 @@ APP = textwrap.dedent(
         elif path == "/parts":
             start_response("200 OK", [])
             return parts(query)
+        elif path == "/large":
+            start_response("200 OK", [])
+            return (bytes(1 << 20) for _ in range(32))
+        elif path == "/read":
+            environ["wsgi.input"].read()
+            if query == "block":
+                the_blocking_call()
         body = str(os.getpid()).encode()
         start_response("200 OK", [("Content-Length", str(len(body)))])
         return [body]
@@ -127,6 +134,31 @@ def test_an_idle_worker_is_no_hang(launch):
     assert get(server, "/").status == 200
     time.sleep(1)
     assert server.events("worker_hung") == [] and get(server, "/").status == 200
+
+
+def test_a_thread_that_waits_for_its_client_is_no_hang(launch):
+    server = started(launch, threads=2, workers__timeout="500ms")
+    [pid] = server.serving_pids()
+    with Raw(server) as sends, Raw(server) as reads:
+        # More than is read of a body before a thread gets the request, and more than the buffers of the kernel hold.
+        sends.send(b"POST /read HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\n\r\n" + bytes(100_000))
+        reads.request("GET", "/large")
+        time.sleep(2)
+        sends.send(b"x")
+        assert sends.response().text == str(pid) and len(reads.response().body) == 32 << 20
+    assert server.events("worker_hung") == [] == server.events("request_late")
+
+
+def test_an_app_that_hangs_after_it_has_waited_for_its_client_is_a_hang(launch):
+    server = started(launch, workers__timeout="500ms")
+    [pid] = server.serving_pids()
+    with Raw(server) as sends:
+        sends.send(b"POST /read?block HTTP/1.1\r\nHost: x\r\nContent-Length: 100001\r\n\r\n" + bytes(100_000))
+        time.sleep(1)
+        assert server.events("worker_hung") == []
+        sends.send(b"x")
+        server.wait_event("worker_hung", pid=pid)
+        assert "in the_blocking_call" in stack_of(server, pid)
 
 
 # --- the loop beside the threads ---

@@ -13,6 +13,7 @@ use std::{
     pin::Pin,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -20,6 +21,7 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header, request::Parts};
 use http_body::{Body as _, Frame};
 use hyper::ext::ReasonPhrase;
 use oxicorn::{BackgroundWork, Body, BodyError};
+use tokio::time::Instant;
 
 use super::app::WsgiApp;
 use crate::bridge::{Ending, Outgoing, Unfinished, WINDOW, is_bodiless, lock};
@@ -69,8 +71,10 @@ struct State {
     is_flushed: bool,
     /// The app has given less than it had announced.
     is_short: bool,
-    /// How many threads wait for a change.
+    /// How many threads wait for the client.
     waiting: u32,
+    /// When the last of these waits was over.
+    waited: Option<Instant>,
 
     // The ends.
     /// Nothing that is sent reaches the client any more, or hyper has taken all of it.
@@ -293,7 +297,14 @@ impl WsgiExchange {
         state.waiting += 1;
         let mut state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
         state.waiting -= 1;
+        state.waited = Some(Instant::now());
         state
+    }
+
+    /// Returns for how long no thread has waited for the client; `None` if none ever did.
+    pub(super) fn since_wait(&self) -> Option<Duration> {
+        let state = lock(&self.state);
+        if state.waiting > 0 { Some(Duration::ZERO) } else { state.waited.map(|waited| waited.elapsed()) }
     }
 
     // The response, the thread's side.

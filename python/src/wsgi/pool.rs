@@ -75,6 +75,7 @@ pub(super) struct PoolThread {
 /// A request that runs.
 pub(super) struct Running {
     pub(super) exchange: Arc<WsgiExchange>,
+    /// How long it has been running since it began, or since it last waited for its client.
     pub(super) age: Duration,
     /// Python's number of its thread.
     pub(super) ident: u64,
@@ -294,7 +295,9 @@ impl PoolThread {
     fn running(&self, now: u64) -> Option<Running> {
         let exchange = lock(&self.request).clone()?;
         let begun = self.begun.load(Relaxed);
-        let age = Duration::from_nanos(now.saturating_sub(begun));
+        // A client that is slow must not be able to end a worker. Limits for it are `http.body_timeout` and
+        // `http.write_timeout`.
+        let age = Duration::from_nanos(now.saturating_sub(begun)).min(exchange.since_wait().unwrap_or(Duration::MAX));
         (begun > 0).then(|| Running { exchange, age, ident: self.ident.load(Relaxed) })
     }
 }
