@@ -68,7 +68,7 @@ def test_an_own_line_stays_as_it_is(line):
     ),
     (
         "myproject.wsgi -b unix:/run/x.sock -m 007 -k gthread --threads 4 -e A=1 -e B=2", "gunicorn", "myproject.wsgi",
-        {"server.bind": "unix:/run/x.sock", "server.unix_mode": "0660", "process.umask": "007", "workers.count": "1",
+        {"server.bind": "unix:/run/x.sock", "server.unix_mode": "0660", "workers.count": "1",
          "python.interface": "wsgi", "python.threads": "4", "python.raw_env": '["A=1", "B=2"]'},
     ),
     (
@@ -230,9 +230,9 @@ def test_addresses(words, address):
 
 
 @pytest.mark.parametrize("words, key, value", [
-    ("-m 18", "process.umask", "022"),
-    ("-m 022", "process.umask", "022"),
-    ("--umask=0o27", "process.umask", "027"),
+    ("-b unix:x -m 18", "server.unix_mode", "0644"),
+    ("-b unix:x -m 022", "server.unix_mode", "0644"),
+    ("-b unix:x --umask=0o27", "server.unix_mode", "0640"),
     ("--keep-alive 0", "http.keep_alive", "1ms"),
     ("--graceful-timeout 0", "workers.graceful_timeout", "1s"),
     ("-t 0", "workers.timeout", "0"),

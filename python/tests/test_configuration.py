@@ -23,7 +23,8 @@ class Answer:
         with ours, theirs:
             ours.settimeout(PATIENCE)
             process = subprocess.Popen(
-                [sys.executable, "-m", "oxicorn._compat.process", str(theirs.fileno())],
+                # The second descriptor is what hooks print to.
+                [sys.executable, "-m", "oxicorn._compat.process", str(theirs.fileno()), "2"],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, **environ, "PYTHONPATH": PACKAGE},
             )
@@ -84,7 +85,6 @@ worker = "no setting"
         "workers.max_requests": ("1000", "gunicorn.conf.py:9"),
         "workers.max_requests_jitter": ("50", "gunicorn.conf.py:9"),
         "workers.graceful_timeout": ("9", "base.py:1"),
-        "process.umask": ("027", "gunicorn.conf.py:10"),
         "http.keep_alive": ("5", "gunicorn.conf.py:15"),
         "log.access": ("-", "gunicorn.conf.py:16"),
         "log.file": ("-", "gunicorn.conf.py:16"),

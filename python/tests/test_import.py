@@ -64,11 +64,11 @@ def test_a_configuration(folder):
     got = imported("gunicorn.conf.py")
     assert got.settings == {
         "server.bind": ["0.0.0.0:8000"], "workers.count": os.cpu_count() * 2 + 1, "python.interface": "asgi",
-        "workers.timeout": 120, "process.umask": "027", "python.raw_env": ["A=1", 'B="x, y"'],
+        "workers.timeout": 120, "python.raw_env": ["A=1", 'B="x, y"'],
         "process.pidfile": "run/shop.pid", "log.access_format": '%(h)s "%(r)s"',
     }  # fmt: skip
     assert got.origins["count"] == "gunicorn.conf.py:5, computed: multiprocessing.cpu_count() * 2 + 1"
-    assert got.origins["timeout"] == "gunicorn.conf.py:10" and got.origins["umask"] == "gunicorn.conf.py:11"
+    assert got.origins["timeout"] == "gunicorn.conf.py:10"
     for origin, text in {
         "gunicorn.conf.py:14: preload_app": "has no effect yet",
         "gunicorn.conf.py:16: daemon": "foreground",
@@ -138,7 +138,7 @@ def test_a_unit_of_systemd(folder):
     assert got.settings == {
         "workers.count": 4, "workers.timeout": 45, "log.access": f"{folder}/site/logs/access.log",
         "log.access_format": "%(h)s %(s)s", "server.bind": [f"unix:{folder}/site/run/shop.sock"],
-        "server.unix_mode": "0660", "process.umask": "007", "python.app": "shop.wsgi:application",
+        "server.unix_mode": "0660", "python.app": "shop.wsgi:application",
     }  # fmt: skip
     assert got.origins["count"] == "gunicorn.conf.py:1" and got.origins["timeout"] == "--timeout"
     assert "User=shop stays in the unit" in got.text and "Type=notify" in got.text

@@ -295,6 +295,8 @@ def _translate(dialect, given, collected, configuration, environ):
         gunicorn.translate(entry, collected, folder)
     for entry in given["uvicorn"].values():
         uvicorn.translate(entry, collected)
+    if dialect == "gunicorn" and environ.get("SCRIPT_NAME") and "root_path" not in given["gunicorn"]:
+        collected.put("python.root_path", environ["SCRIPT_NAME"], "env SCRIPT_NAME", "env")
     counted = bool(environ.get("WEB_CONCURRENCY")) or _counts(given["uvicorn"].get("env_file"))
     if configuration is None:
         # Else the helper process does this, which also knows what the file says.

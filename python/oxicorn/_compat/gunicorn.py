@@ -106,7 +106,10 @@ _TABLE = (
     ),
     ("user", "-u --user", "user", None, "same", "process.user", ""),
     ("group", "-g --group", "user", None, "same", "process.group", ""),
-    ("umask", "-m --umask", "octal", 0, "same", "process.umask", "without it the workers keep that of the start"),
+    (
+        "umask", "-m --umask", "octal", 0, "same", "server.unix_mode",
+        "of the files of unix sockets; in a command that has only flags of oxicorn's, `-m` is `process.umask`",
+    ),
     ("initgroups", "--initgroups", "bool", False, "unneeded", "", "is always done with `process.user`"),
     ("tmp_upload_dir", "", "text", None, "unneeded", "", "is not used in Gunicorn either"),
     (
@@ -432,10 +435,6 @@ def _keepalive(given, value, collected, folder):
     collected.put("http.keep_alive", value or "1ms", given.origin, given.strength)
 
 
-def _umask(given, value, collected, folder):
-    collected.put("process.umask", f"{value:03o}", given.origin, given.strength)
-
-
 def _reuse_port(given, value, collected, folder):
     # Gunicorn's False means an ordinary socket, which is no reason to give up one socket for each worker.
     if value:
@@ -490,7 +489,7 @@ def _threads(everything, collected):
 
 def _secure_scheme_headers(given, value, collected, folder):
     others = [name for name, said in value.items() if (name.upper(), said) != ("X-FORWARDED-PROTO", "https")]
-    if others and value != given.option.default:
+    if others:
         collected.tell(given)
 
 
@@ -598,7 +597,7 @@ _SPECIAL = {
     "bind": _bind,
     "graceful_timeout": _graceful_timeout,
     "keepalive": _keepalive,
-    "umask": _umask,
+    "umask": _nothing,
     "reuse_port": _reuse_port,
     "worker_class": _worker_class,
     "secure_scheme_headers": _secure_scheme_headers,

@@ -46,10 +46,10 @@ pub(super) struct AccessFacts {
     pub(super) took_ns: u64,
 }
 
-/// Returns the headers of `all` whose name is in `names`. If a header occurs several times, only its first value is
-/// returned.
+/// Returns the headers of `all` whose name is in `names`. If a header occurs several times, its last value is
+/// returned, as Gunicorn does.
 pub(super) fn keep(names: &[HeaderName], all: &HeaderMap) -> Headers {
-    names.iter().filter_map(|name| Some((name.clone(), all.get(name)?.clone()))).collect()
+    names.iter().filter_map(|name| Some((name.clone(), all.get_all(name).iter().next_back()?.clone()))).collect()
 }
 
 fn value<'a>(headers: &'a Headers, name: &HeaderName) -> Option<&'a [u8]> {
