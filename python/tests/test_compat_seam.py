@@ -187,6 +187,54 @@ def test_a_file_that_fails_refuses_the_reload_and_a_start(service, conf, reason)
     one.stop()
 
 
+def test_a_new_worker_runs_the_text_that_the_master_has_taken(service):
+    one = service("workers = 1\nimport os\nos.environ['FROM_START'] = 'taken'\n").serving()
+    for broken in ("workers = = 1\n", None):
+        one.write(broken) if broken else (one.folder / "gunicorn.conf.py").unlink()
+        assert one.ctl("reload", "--socket", str(next(one.folder.glob("**/*.sock"))))[0] == 1
+        worker = one.facts()["pid"]
+        serving = one.log().count("event=worker_serving")
+        os.kill(worker, signal.SIGKILL)
+        one.serving(serving + 1)
+        facts = one.facts()
+        assert facts["pid"] != worker and facts["environ"]["FROM_START"] == "taken"
+    assert "event=worker_boot_failed" not in one.log(), one.log()
+    one.stop()
+
+
+@pytest.mark.parametrize(
+    ("conf", "reason"),
+    [
+        ("timeout = float('inf')\n", "gunicorn.conf.py:1: timeout: inf is not a whole number"),
+        ("raise ValueError('caf\\udce9')\n", "gunicorn.conf.py:1: ValueError: caf?"),
+    ],
+)
+def test_a_value_that_nobody_expects_is_told_in_one_sentence(service, conf, reason):
+    one = service(conf)
+    assert one.process.wait(PATIENCE) == 2
+    assert reason in one.log() and one.log().count("\n") == 1, one.log()
+
+
+@pytest.mark.parametrize("name", [b"GUNICORN_CMD_ARGS", b"UVICORN_LOG_LEVEL"])
+def test_a_variable_that_is_no_text_is_told_with_its_name(tmp_path, name):
+    (tmp_path / "main.py").write_text(APP)
+    told = subprocess.run(
+        [*command(), "check", "main:app"],
+        cwd=tmp_path,
+        env={**os.environb, name: b"--workers=caf\xe9"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert told.returncode == 2 and name.decode() in told.stderr and "caf?" in told.stderr, told.stderr
+
+
+def test_a_module_of_settings_that_is_not_there_is_named(tmp_path):
+    told = subprocess.run(
+        [*command(), "check", "main:app", "-c", "python:not_there"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    assert told.stderr == "oxicorn: error: python:not_there: ModuleNotFoundError: No module named 'not_there'\n"
+
+
 HOOKS = """
 import os
 workers = 1

@@ -7,6 +7,15 @@ settings of any server (`gunicorn`, `uvicorn`).
 import json
 
 
+def as_json(value):
+    """Returns JSON. What is not UTF-8 in a word, in the environment or in an exception becomes `?`: JSON has no such
+    text, and the master could not read the rest either."""
+    text = json.dumps(value)
+    if "\\ud" not in text:
+        return text
+    return json.dumps(json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace")))
+
+
 class Option:
     """A setting of another server, as its table describes it."""
 
@@ -90,7 +99,7 @@ def whole(value):
     """Reads a whole number that is not negative."""
     try:
         number = int(value, 0) if isinstance(value, str) else int(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         raise ValueError(f"{shown(value)} is not a whole number") from None
     if number < 0:
         raise ValueError(f"{number} is negative")

@@ -4,11 +4,10 @@ Owns: the dialect of a command line, its words as flags with values, and what be
 setting means (`gunicorn`, `uvicorn`), and to run a configuration file (`process`).
 """
 
-import json
 import os
 
 from . import COMMANDS, OWN_FLAGS, OWN_SHORTS, WITH_SERVICE, WITH_SETTINGS, Reading, gunicorn, uvicorn
-from .collected import Collected, Given
+from .collected import Collected, Given, as_json
 
 #: Flags that mean a command, or are the command's own. oxicorn reads them itself in every dialect.
 _PASSED_ON = {"-v": "--version", "--version": "--version", "--check-config": "--check-config"}
@@ -90,7 +89,7 @@ def read(words, environ, server=None):
     compat = {"argv": list(words), "dialect": dialect, **compat, "configuration": configuration}
     if worker:
         compat["worker"] = worker
-    return Reading(dialect, kept, json.dumps(compat))
+    return Reading(dialect, kept, as_json(compat))
 
 
 def split(words):

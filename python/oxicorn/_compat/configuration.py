@@ -30,34 +30,51 @@ class Failed(Exception):
         self.origin, self.text = origin, text
 
 
-def load(location, folder):
+def text_of(location, folder):
+    """Returns the file that `location` names, a character for each byte, so that JSON can have it. Returns None if it
+    is no file of text, or cannot be read."""
+    name = location.removeprefix("file:")
+    if location.startswith("python:") or name.endswith(".pyc"):
+        return None
+    try:
+        with open(os.path.join(folder, name), "rb") as opened:
+            return opened.read().decode("latin-1")
+    except OSError:
+        return None
+
+
+def load(location, folder, text=None):
     """Runs the configuration that `location` names, as Gunicorn does, and returns its globals.
 
-    `folder` is the one in which the command was given. It is on `sys.path` while the file runs, and stays there."""
+    `folder` is the one in which the command was given. It is on `sys.path` while the file runs, and stays there. `text`
+    is what `text_of` has returned, now or when the master took the settings."""
     os.chdir(folder)
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
         if location.startswith("python:"):
             return vars(importlib.import_module(location[7:]))
-        return vars(_run_file(location.removeprefix("file:")))
+        return vars(_run_file(location.removeprefix("file:"), text))
     except Failed:
         raise
     except BaseException as error:
         raise _failed(location, error) from error
 
 
-def _run_file(name):
-    if not os.path.isfile(name):
-        raise Failed(name, "there is no such file")
+def _run_file(name, text):
     path = os.path.abspath(name)
+    if text is None and not os.path.isfile(path):
+        raise Failed(name, "there is no such file")
     # Whatever the file is called.
     loader = importlib.machinery.SourceFileLoader(MODULE, path)
     if name.endswith(".pyc"):
         loader = importlib.machinery.SourcelessFileLoader(MODULE, path)
     module = importlib.util.module_from_spec(importlib.util.spec_from_file_location(MODULE, path, loader=loader))
     sys.modules[MODULE] = module
-    loader.exec_module(module)
+    if text is None:
+        loader.exec_module(module)
+    else:
+        exec(loader.source_to_code(text.encode("latin-1"), path), vars(module))
     return module
 
 
@@ -78,10 +95,14 @@ def _failed(location, error):
     if own:
         return Failed(f"{shown_path(file)}:{own[-1].lineno}", text)
     outside = [frame for frame in frames if os.path.dirname(__file__) not in frame.filename]
-    outside = [frame for frame in outside if os.path.dirname(os.__file__) != os.path.dirname(frame.filename)]
+    outside = [frame for frame in outside if not _is_of_python(frame.filename)]
     if outside:
         return Failed(f"{shown_path(outside[-1].filename)}:{outside[-1].lineno}", text)
     return Failed(shown_path(location), text)
+
+
+def _is_of_python(file):
+    return file.startswith(os.path.dirname(os.__file__) + os.sep) and "site-packages" not in file
 
 
 def shown_path(path):

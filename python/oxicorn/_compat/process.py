@@ -14,7 +14,7 @@ import socket
 import sys
 
 from . import configuration, gunicorn
-from .collected import Collected
+from .collected import Collected, as_json
 
 
 def main(fd, out):
@@ -29,7 +29,7 @@ def main(fd, out):
 
         door = Door()
         answer["worker"] = {**answer["worker"], "door": door.name}
-    sock.sendall(json.dumps(answer).encode() + b"\n")
+    sock.sendall(as_json(answer).encode() + b"\n")
     if not answer["problems"] and gunicorn.MASTER_HOOKS & set(answer["hooks"]):
         from . import hooks
 
@@ -49,12 +49,16 @@ def main(fd, out):
 def answered(compat):
     """Runs the configuration. Returns the answer, and every setting with its value."""
     worker = compat["worker"]
+    text = configuration.text_of(compat["configuration"], worker["folder"])
+    if text is not None:
+        # A worker that is forked later runs this text, whatever the file has then.
+        worker = {**worker, "text": text}
     collected = Collected(derived=None)
     answer = {"hooks": [], "worker": worker}
     # A file may look at the words of the command.
     sys.argv = ["oxicorn", *compat["argv"]]
     try:
-        namespace = configuration.load(compat["configuration"], worker["folder"])
+        namespace = configuration.load(compat["configuration"], worker["folder"], text)
     except configuration.Failed as failed:
         collected.problem(failed.origin, failed.text)
         return {**collected.as_dict(), **answer}, {}

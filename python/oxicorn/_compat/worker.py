@@ -68,7 +68,7 @@ def _values(about):
 def _execute(about):
     here, path = os.getcwd(), list(sys.path)
     try:
-        return configuration.load(about["configuration"], about["folder"])
+        return configuration.load(about["configuration"], about["folder"], about.get("text"))
     except configuration.Failed as failed:
         raise failed.__cause__ or _worker.AppError(f"{failed.origin}: {failed.text}") from None
     finally:
