@@ -25,6 +25,9 @@ const START_TIME: Duration = Duration::from_secs(10);
 /// How long the end waits for `on_exit`.
 const END_TIME: Duration = Duration::from_secs(2);
 
+/// How long the hooks of an event may run before a line tells it.
+const LATE_TIME: Duration = Duration::from_secs(10);
+
 /// How long nothing is logged after a line about an event that was dropped.
 const QUIET_TIME: Duration = Duration::from_secs(1);
 
@@ -36,8 +39,16 @@ pub(crate) struct Hooks {
     /// How many events were sent, and how many of them are done.
     sent: u64,
     done: u64,
+    /// Since when an event waits for its answer; `None` if all are answered.
+    waiting: Option<Unanswered>,
     /// When it was logged that an event was dropped.
     dropped: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Unanswered {
+    since: Instant,
+    is_told: bool,
 }
 
 /// What the process says when the hooks of an event are done.
@@ -66,7 +77,7 @@ impl Hooks {
     /// `helper` is the process of the file, which has answered. `overlay` is what the hooks before have changed in the
     /// environment: it began with that.
     pub(crate) fn new(helper: Helper, overlay: Overlay) -> Self {
-        Self { helper, overlay, sent: 0, done: 0, dropped: None }
+        Self { helper, overlay, sent: 0, done: 0, waiting: None, dropped: None }
     }
 
     pub(crate) fn helper(&self) -> &Helper {
@@ -83,8 +94,19 @@ impl Hooks {
     /// The service must not start: `on_starting` has asked for its end.
     pub(crate) fn tell(&mut self, event: &SupervisorEvent<'_>) -> Result<(), String> {
         let Some(line) = line_of(event) else { return Ok(()) };
+        let now = helper::now();
+        let waiting = self.waiting.get_or_insert(Unanswered { since: now, is_told: false });
+        let waited = now.duration_since(waiting.since);
+        if waited >= LATE_TIME && !std::mem::replace(&mut waiting.is_told, true) {
+            tracing::warn!(
+                event = "hooks_late",
+                behind = self.sent.saturating_sub(self.done),
+                "a hook of the configuration file has run for {} s; the hooks of later events wait for it, and the \
+                 service does not",
+                waited.as_secs()
+            );
+        }
         if !self.helper.send(&line) {
-            let now = helper::now();
             if self.dropped.is_none_or(|at| now.duration_since(at) >= QUIET_TIME) {
                 self.dropped = Some(now);
                 tracing::warn!(
@@ -140,6 +162,8 @@ impl Hooks {
 
     fn take(&mut self, line: &str) -> Result<(), String> {
         self.done += 1;
+        let is_told = self.waiting.as_ref().is_some_and(|waiting| waiting.is_told);
+        self.waiting = (self.done < self.sent).then(|| Unanswered { since: helper::now(), is_told });
         let Done { environ: Changed { set, unset }, error, traceback, exit } = match serde_json::from_str(line) {
             Ok(done) => done,
             Err(error) => {

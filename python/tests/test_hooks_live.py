@@ -11,10 +11,11 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 
 import pytest
 
-from harness import APPS, PATIENCE, command, eventually
+from harness import APPS, PATIENCE, command, eventually, is_alive
 
 pytestmark = pytest.mark.needs_oxicorn
 
@@ -311,13 +312,39 @@ def test_what_the_hooks_print_goes_where_it_goes_under_gunicorn(service):
         assert "ready\n" in one.text("err")
 
 
-def test_a_start_whose_on_starting_fails_is_refused(service):
-    text = "import sys\nbind = 'unix:{dir}/sock'\ndef on_starting(server):\n    sys.exit('no database')\n"
+@pytest.mark.parametrize("failure", ["sys.exit('no database')", "raise ValueError('no database')"])
+def test_a_start_whose_on_starting_fails_is_refused(service, failure):
+    text = f"import sys\nbind = 'unix:{{dir}}/sock'\ndef on_starting(server):\n    {failure}\n"
     # oxicorn has one exit code for a service that could not start.
     for words, code in ((GUNICORN, 1), (command(), 3)):
         one = service(words, text)
         assert one.wait_exit() == code
         assert "no database" in one.text("err")
+
+
+def test_a_hook_that_hangs_is_told_and_holds_neither_the_service_nor_its_end(service):
+    text = """
+    import os, time
+    bind = "unix:{dir}/sock"
+    def when_ready(server):
+        open("{dir}/hangs", "w").write(str(os.getpid()))
+        time.sleep(3600)
+    def child_exit(server, worker): pass
+    """
+    one = service(command(), text)
+    one.wait_listening()
+    assert int(one.get()) > 0
+    beside = int(eventually("the hook hangs", lambda: one.folder.joinpath("hangs").exists() and one.text("hangs")))
+    # The line comes with an event.
+    def told():
+        os.kill(int(one.get()), signal.SIGKILL)
+        time.sleep(0.5)
+        return "event=hooks_late" in one.text("err")
+
+    eventually("the line", told)
+    one.signal(signal.SIGTERM)
+    assert one.wait_exit() == 0
+    eventually("the process of the hook ends", lambda: not is_alive(beside))
 
 
 def test_a_worker_whose_post_fork_fails_cannot_boot(service):

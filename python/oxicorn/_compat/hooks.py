@@ -30,6 +30,8 @@ import os
 import select
 import signal
 import sys
+import threading
+import time
 
 from .. import _logging, _worker
 from . import logconfig
@@ -41,6 +43,9 @@ from .objects import Cfg, Server, Worker, address_of, hooks_of, logger_of
 _CHANGES = frozenset("add append clear discard extend insert pop popitem remove reverse setdefault sort update".split())
 _OF_LOGGERS = frozenset(("addFilter", "addHandler", "removeFilter", "removeHandler", "setLevel"))
 
+#: How long a hook may run on once the master is done with this process, in seconds.
+HANG_TIME = 5
+
 
 def serve(sock, values, door=None):
     """Runs the hooks until the master closes the socket. `values` are the settings, as `configuration.values` has
@@ -50,6 +55,7 @@ def serve(sock, values, door=None):
         # ignored signal, a handler is not inherited by the programs that a hook starts.
         signal.signal(number, lambda *_: None)
     _logging.install({"critical": "error", "warning": "warn", "debug": "debug"}.get(values["loglevel"].lower(), "info"))
+    threading.Thread(target=_end_with, args=(sock.dup(),), daemon=True).start()
     master = Master(values, door)
     unread = b""
     while True:
@@ -68,6 +74,17 @@ def serve(sock, values, door=None):
         except ConnectionError:
             # An upgrade has executed another program in place of the master, before it read the last answer.
             return
+
+
+def _end_with(sock):
+    """Ends the process some time after the master has closed the socket. A hook that hangs would keep it for ever."""
+    poll = select.poll()
+    # The socket has data as long as a hook runs, so only its end is waited for.
+    poll.register(sock, select.POLLRDHUP)
+    poll.poll()
+    time.sleep(HANG_TIME)
+    print(f"oxicorn: a hook has not ended {HANG_TIME} s after the master was done with it; it is cut", file=sys.stderr)
+    os._exit(1)
 
 
 class Master:
@@ -108,6 +125,9 @@ class Master:
             if isinstance(error, SystemExit):
                 answer["exit"] = error.code if isinstance(error.code, int) else int(error.code is not None)
                 answer["error"] = f"{name} called sys.exit({'' if error.code is None else repr(error.code)})"
+            elif name == "on_starting":
+                # As Gunicorn does not start then.
+                answer["exit"] = 1
 
     def _calls(self, event):
         """Brings `server` up to date, and returns the hooks of the event, each with its arguments."""
