@@ -9,7 +9,10 @@ use std::{
     io::{self, ErrorKind, Read, Write},
     os::{
         fd::{AsFd, AsRawFd},
-        unix::{net::UnixStream, process::CommandExt},
+        unix::{
+            net::UnixStream,
+            process::{CommandExt, ExitStatusExt},
+        },
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -171,6 +174,9 @@ impl Helper {
         // It closes its end of the socket just before it ends. If it does not end, it is ended here.
         let _ = self.child.kill();
         match self.child.wait() {
+            Ok(status) if status.signal() == Some(libc::SIGKILL) => {
+                "the process that executes it was killed, or has closed the descriptor for its answer".to_owned()
+            }
             Ok(status) => format!("the process that executes it ended before it answered ({status})"),
             // The master has reaped it.
             Err(_) => "the process that executes it ended before it answered".to_owned(),

@@ -123,6 +123,10 @@ impl Hooks {
             SupervisorEvent::Stopped => {
                 // The service has ended already, so there is nothing to stop.
                 let _ = self.wait(END_TIME, "on_exit");
+                if self.done < self.sent {
+                    // A hook that hangs must not stay behind the service. `wait` has told it.
+                    let _ = self.helper.give_up(END_TIME);
+                }
                 Ok(())
             }
             _ => Ok(()),

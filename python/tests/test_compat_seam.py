@@ -205,6 +205,7 @@ def test_a_new_worker_runs_the_text_that_the_master_has_taken(service):
 @pytest.mark.parametrize(
     ("conf", "reason"),
     [
+        ("import os\nos.closerange(3, 100)\n", "killed, or has closed the descriptor for its answer"),
         ("timeout = float('inf')\n", "gunicorn.conf.py:1: timeout: inf is not a whole number"),
         ("raise ValueError('caf\\udce9')\n", "gunicorn.conf.py:1: ValueError: caf?"),
     ],
@@ -257,6 +258,14 @@ def test_what_a_hook_puts_into_the_environment_outlives_a_reload(service):
     assert (environ["FROM_START"], environ["FROM_RELOAD"]) == ("yes", "yes")
     one.stop()
     assert (one.folder / "exit").exists()
+
+
+def test_a_hook_that_hangs_does_not_stay_behind_the_service(service):
+    one = service("import time\ndef on_exit(server): time.sleep(600)\n").serving()
+    (beside,) = one.beside()
+    one.stop()
+    assert "on_exit did not end within 2 s" in one.log()
+    eventually("the process of the hooks has ended", lambda: is_gone(beside))
 
 
 def test_a_refused_reload_keeps_the_hooks_of_the_settings_in_effect(service):
