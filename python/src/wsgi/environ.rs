@@ -61,7 +61,7 @@ impl Environs {
         let base = PyDict::new(py);
         base.set_item("wsgi.version", (1, 0))?;
         base.set_item("wsgi.errors", py.import("sys")?.getattr("stderr")?)?;
-        base.set_item("wsgi.multithread", true)?;
+        base.set_item("wsgi.multithread", settings.threads.get() > 1)?;
         base.set_item("wsgi.multiprocess", context.settings().workers.count > 1)?;
         base.set_item("wsgi.run_once", false)?;
         base.set_item("wsgi.file_wrapper", py.import("oxicorn._wsgi")?.getattr("FileWrapper")?)?;
