@@ -243,7 +243,8 @@ fn write(event: &Event<'_>) {
     // Do not hold the lock here. A value may panic while it is formatted, and logging the panic takes the lock too.
     event.record(&mut line);
     let target = metadata.target();
-    if target != "oxicorn" && !target.starts_with("oxicorn::") {
+    // The extension module of the Python package has an underscore before its name.
+    if target.trim_start_matches('_').split("::").next() != Some("oxicorn") {
         line.put("target", target, false);
     }
     if let Some(log) = lock().as_mut() {

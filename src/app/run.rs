@@ -224,7 +224,7 @@ impl App {
             tracing::error!(
                 event = "boot_failed",
                 reason,
-                "App::prepare failed: the workers lack what it prepares; the master ends"
+                "what the workers need could not be prepared; the master ends"
             );
             return ProgramExit::NoWorkerReady.into();
         }
