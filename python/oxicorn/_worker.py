@@ -335,9 +335,20 @@ def _end_threads():
     threads = {thread for thread in threading.enumerate() if not thread.daemon} - {threading.main_thread()}
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    names = [thread.name for thread in threads if thread.is_alive()]
-    if names:
-        _oxicorn.threads_left(slot, names)
+    frames = sys._current_frames()
+    left = [_named(thread, frames.get(thread.ident)) for thread in threads if thread.is_alive()]
+    if left:
+        _oxicorn.threads_left(slot, left)
+
+
+def _named(thread, frame):
+    """Returns the name of a thread, with the line of the app that it is at."""
+    lines = [f"{_shown(line.filename)}, line {line.lineno}" for line in _lines_of_the_app(frame)]
+    return f"{thread.name} ({lines[-1]})" if lines else thread.name
+
+
+def _lines_of_the_app(frame):
+    return [line for line in traceback.extract_stack(frame) if _is_of_the_app(line.filename)] if frame else []
 
 
 def _run_all(functions):

@@ -44,6 +44,9 @@ use crate::{
 /// How long the requests that were cut may take to end, before the lifespan ends.
 const CANCEL_TIME: Duration = Duration::from_millis(500);
 
+/// How long before the end of its grace a worker gives up its threads.
+const END_TIME: Duration = Duration::from_secs(1);
+
 /// How long before the end of `workers.boot_timeout` a lifespan that has not started is reported. After that time the
 /// master kills the worker, and then nobody knows where the lifespan waits.
 const REPORT_BEFORE: Duration = Duration::from_millis(500);
@@ -275,6 +278,14 @@ impl<'py> Preparation<'py> {
     }
 }
 
+/// Returns how long the threads of the app may take to end, after what was in progress was cut. The library keeps
+/// `shutdown_grace` for the end, but never more than half of the whole grace. The worker has to end before that, or the
+/// master kills it and nobody learns which threads are left.
+fn threads_grace(shutdown_grace: Duration, context: &WorkerContext) -> Duration {
+    let kept = shutdown_grace.min(context.settings().workers.graceful_timeout / 2);
+    kept.saturating_sub(END_TIME).max(kept / 4)
+}
+
 fn prepare<'py>(
     py: Python<'py>,
     context: &WorkerContext,
@@ -284,7 +295,7 @@ fn prepare<'py>(
     let module = py.import("oxicorn._worker")?;
     module.setattr("slot", context.slot())?;
     module.setattr("generation", context.generation())?;
-    module.setattr("threads_grace", settings.shutdown_grace.as_secs_f64())?;
+    module.setattr("threads_grace", threads_grace(settings.shutdown_grace, context).as_secs_f64())?;
     module.call_method0("take_sigterm")?;
     let preparation = Preparation::new(py, settings, &[], overlay, |path| context.path(path))?;
     module.getattr("prepare")?.call1(preparation.into_pyobject(py)?)?;

@@ -264,8 +264,9 @@ def test_a_sigterm_to_the_worker_runs_the_apps_handler_and_drains(launch):
     eventually("it ends", lambda: not is_alive(pid))
 
 
-def test_the_end_of_the_grace_cuts_what_runs_on(launch):
-    server = started(launch, workers__graceful_timeout="2s", python__shutdown_grace="500ms")
+@pytest.mark.parametrize("shutdown_grace", ["500ms", "5s"])
+def test_the_end_of_the_grace_cuts_what_runs_on(launch, shutdown_grace):
+    server = started(launch, workers__graceful_timeout="2s", python__shutdown_grace=shutdown_grace)
     with ask(server, "/block") as connection:
         eventually("it runs", lambda: server.status()["workers"][0]["in_flight"] == 1)
         began = time.monotonic()
@@ -275,7 +276,8 @@ def test_the_end_of_the_grace_cuts_what_runs_on(launch):
     assert 1 < time.monotonic() - began < 4
     assert server.events("worker_drained")[0]["cut"] == 1
     [left] = server.events("threads_left")
-    assert left["threads"] == "wsgi-0"
+    assert left["threads"] == "wsgi-0 (main.py, line 9)"
+    assert server.events("worker_killed") == []
     assert len(server.records("atexit")) == 1
 
 
