@@ -30,7 +30,7 @@ mod _oxicorn {
         interpreter::flags_with_site,
         logging::{SharedStream, want_access_records},
         program::main,
-        told::{lifespan_failed, lifespan_unsupported, threads_left},
+        told::{hook_failed, lifespan_failed, lifespan_unsupported, pre_fork_missed, threads_left},
     };
 
     #[pymodule_init]

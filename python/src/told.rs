@@ -39,3 +39,28 @@ pub(crate) fn threads_left(slot: u32, names: Vec<String>) {
         "threads of the app did not end within python.shutdown_grace; the worker ends without them"
     );
 }
+
+/// The process of the hooks did not answer, so the worker lacks what `pre_fork` gives it.
+#[pyfunction]
+pub(crate) fn pre_fork_missed(slot: u32, reason: String) {
+    tracing::warn!(
+        event = "pre_fork_missed",
+        slot,
+        pid = std::process::id(),
+        reason,
+        "the worker goes on without what the hook pre_fork sets for it"
+    );
+}
+
+/// A hook of the worker's end has raised.
+#[pyfunction]
+pub(crate) fn hook_failed(slot: u32, reason: String, traceback: Option<String>) {
+    tracing::error!(
+        event = "hook_failed",
+        slot,
+        pid = std::process::id(),
+        reason,
+        traceback,
+        "a hook of the configuration file failed; the worker goes on"
+    );
+}

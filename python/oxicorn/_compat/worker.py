@@ -9,9 +9,8 @@ import json
 import os
 import signal
 import sys
-import traceback
 
-from .. import _worker
+from .. import _oxicorn, _worker
 from . import configuration, early, logconfig, requests
 from .collected import Collected
 from .objects import Cfg, Log, Server, Worker, hooks_of, logger_of
@@ -100,7 +99,7 @@ class _Worker:
         try:
             early.ask(door, self.server, self.worker)
         except (OSError, ValueError) as error:
-            print(f"oxicorn: the worker goes on without what pre_fork sets: {error}", file=sys.stderr)
+            _oxicorn.pre_fork_missed(_worker.slot, str(error))
 
     def call(self, name, *arguments):
         if name in self.hooks:
@@ -110,8 +109,9 @@ class _Worker:
         """Calls a hook of the end. What it raises is told, and the end goes on."""
         try:
             self.call(name, *arguments)
-        except BaseException:
-            print(f"oxicorn: the hook {name} has raised:\n{traceback.format_exc()}", end="", file=sys.stderr)
+        except BaseException as error:
+            sentence, details = _worker.explain(error, name)
+            _oxicorn.hook_failed(_worker.slot, f"{name}: {sentence}", details)
 
     def exit(self):
         if not self._has_left:
