@@ -87,6 +87,18 @@ def stack_of(server, pid):
     return "\n".join(entry["message"] for entry in server.events("worker_stack", pid=pid))
 
 
+def test_a_client_that_leaves_in_its_small_body_is_no_error_of_the_service(launch):
+    server = started(launch)
+    for _ in range(3):
+        with Raw(server) as connection:
+            connection.request("POST", "/parts", "Content-Length: 1000")
+            connection.send("ab")
+    eventually("all are counted", lambda: server.status()["totals"]["responses"]["4xx"] == 3)
+    assert server.status()["totals"]["responses"]["5xx"] == 0
+    assert server.events("app_error") == []
+    assert get(server, "/").status == 200
+
+
 # --- hangs ---
 
 

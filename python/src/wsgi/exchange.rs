@@ -228,6 +228,11 @@ impl WsgiExchange {
         lock(&self.state).is_faulty
     }
 
+    /// Returns true if the client has left before the end of the body.
+    pub(super) fn is_cut_off(&self) -> bool {
+        lock(&self.state).is_cut_off
+    }
+
     /// Drops the body, which nothing reads any more. The library then decides whether another request can follow on the
     /// connection. It must know before the response is made.
     fn drop_body(&self) {

@@ -75,8 +75,17 @@ impl Future for WsgiCall {
         let Self { exchange, waits_for } = self.get_mut();
         if *waits_for == WaitsFor::Body {
             ready!(exchange.poll_ahead(exchange.app.body_buffer(), cx));
-            // The worker answers a body with a fault, and no thread needs to see it.
-            *waits_for = if exchange.is_faulty() { WaitsFor::Response } else { WaitsFor::queue(exchange) };
+            *waits_for = match (exchange.is_faulty(), exchange.is_cut_off()) {
+                // The worker answers a body with a fault, and no thread needs to see it.
+                (true, _) => WaitsFor::Response,
+                (false, true) => WaitsFor::Nothing,
+                (false, false) => WaitsFor::queue(exchange),
+            };
+            if *waits_for == WaitsFor::Nothing {
+                // The client has left. An app would only fail, and count as an error of the service.
+                exchange.transport_ends();
+                return Poll::Ready(Ok(cut_off()));
+            }
             exchange.read_on();
         }
         if *waits_for == WaitsFor::Refused {
@@ -107,6 +116,14 @@ impl Drop for WsgiCall {
             self.exchange.transport_ends();
         }
     }
+}
+
+/// Returns the response to a request whose client has left in its body. Nobody gets it, but the counters and the access
+/// log have its status.
+fn cut_off() -> Response<WsgiBody> {
+    let mut response = Response::new(WsgiBody::Whole(None));
+    *response.status_mut() = StatusCode::BAD_REQUEST;
+    response
 }
 
 /// Returns the response to a request for which the queue has no place.
