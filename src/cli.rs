@@ -565,7 +565,8 @@ mod tests {
         {
             assert_eq!(told(&plain, line), format!("error: {SERVES_NO_PYTHON}"), "{line}");
         }
-        assert!(told(&program("shop"), "shop main:app").contains("unrecognized subcommand"));
+        let other = told(&program("shop"), "shop main:app");
+        assert!(!other.contains("Python"), "{other}");
         let words = ["oxicorn", "run", "start"].map(OsString::from);
         assert_eq!(python.parse(&words).unwrap().arguments, ["start"], "after a command it is a name");
     }
