@@ -1,12 +1,15 @@
 """Promise: a browser works with an app as it does under any other server."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import fastapi_offline
 import pytest
 from playwright.sync_api import sync_playwright
 
-from harness import PATIENCE
+from harness import APPS, PATIENCE
 
 SWAGGER = Path(fastapi_offline.__file__).with_name("static")
 """FastAPI's page loads the files of Swagger UI from another host. The tests answer with the same files from here."""
@@ -83,3 +86,20 @@ def test_a_web_socket_of_a_browser_learns_that_its_worker_drains(launch, page):
     assert "hello" in said
     reload(server)
     assert page.evaluate("window.ended") == 1012
+
+
+def test_a_user_logs_in_to_the_admin_of_django_and_stays_through_a_reload(launch, page, tmp_path):
+    """Over WSGI, with the files of the admin by whitenoise."""
+    site = {**os.environ, "HOME": str(tmp_path)}
+    subprocess.run([sys.executable, APPS / "django_site.py"], env=site, check=True, capture_output=True, timeout=60)
+    server = launch("django_site", settings={"python.threads": 4}, environment={"HOME": str(tmp_path)})
+    page.goto(f"{server.url}/admin/")
+    page.fill("#id_username", "ann")
+    page.fill("#id_password", "a password")
+    page.click("input[type=submit]")
+    page.wait_for_selector("#user-tools")
+    reload(server)
+    page.goto(f"{server.url}/admin/auth/user/")
+    assert page.inner_text("#result_list .field-username") == "ann"
+    # The page has its style sheet.
+    assert page.evaluate("getComputedStyle(document.querySelector('#header')).display") == "flex"
