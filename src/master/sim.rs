@@ -843,6 +843,40 @@ fn after_a_refused_change_a_scale_up_is_taken_back_if_its_workers_fail() {
     });
 }
 
+/// A reload asks for fewer workers, and is rolled back after a request for more of them. That request is over then, and
+/// a failure in a slot from before the reload takes nothing back.
+#[test]
+fn a_scale_up_during_a_trial_is_forgotten_by_its_rollback() {
+    let mut met = 0;
+    for seed in 0..300 {
+        let mut world = refused(seed, 0, true);
+        let before = world.master.target();
+        let last = world.master.workers().iter().find(|w| w.slot == SlotId(before - 1)).and_then(|w| w.pid);
+        world.bad_code = false;
+        world.nature.bad_generation = 100;
+        let asks = world.asks_to_reload();
+        world.plan(0, asks);
+        world.run(1);
+        let fewer = world.master.target();
+        if fewer >= before {
+            continue;
+        }
+        met += 1;
+        let more = world.asks(Scaling::By(1));
+        world.plan(0, more);
+        world.plan_fact(0, Event::Exited { pid: last.expect("it serves") });
+        world.run(1);
+        assert_eq!(world.master.target(), fewer + 1);
+        while !world.callers.is_empty() {
+            world.run(10);
+        }
+        world.nature = CALM;
+        world.run(10_000);
+        assert_eq!(world.master.target(), before, "seed {seed}");
+    }
+    assert!(met > 10, "only {met} reloads asked for fewer workers");
+}
+
 /// The refusal outlives the exec of another program, in both directions.
 #[test]
 fn a_refused_reload_is_remembered_by_the_next_program_and_a_failed_upgrade_by_the_old_one() {
