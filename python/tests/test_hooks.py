@@ -300,7 +300,6 @@ LOGGER = """
 
 
 def test_a_logger_class_writes_the_access_log(tmp_path):
-    pytest.importorskip("gunicorn")
     done = in_a_worker(
         tmp_path,
         LOGGER,
@@ -334,9 +333,9 @@ def conf(text, **given):
 
 
 def test_cfg_has_every_setting_of_gunicorn_with_gunicorns_values():
-    from oxicorn._compat.objects import Cfg
-
     from gunicorn import config
+
+    from oxicorn._compat.objects import Cfg
 
     text = "workers = '3'\nbind = ['a:1', '[::1]:2']\nraw_env = 'A=1=2'\nproxy_allow_ips = '::1, *'\npythonpath = 'a,b'"
     values, namespace = conf(text, timeout=7)

@@ -173,7 +173,6 @@ def of_the_workers(said):
 
 def both(service, text, story):
     """Lets both servers live through the same story, and returns what their hooks have said."""
-    pytest.importorskip("gunicorn")
     said = []
     for words in (GUNICORN, command()):
         one = service(words, text)
@@ -368,7 +367,6 @@ REQUESTS = """
 
 @pytest.mark.parametrize("kind, app", [("asgi", APP), ("sync", WSGI)])
 def test_the_hooks_of_a_request_run_as_gunicorns(service, kind, app):
-    pytest.importorskip("gunicorn")
     said = []
     for words in (GUNICORN, command()):
         # Gunicorn's ASGI worker has an environ for the hook only if it writes an access log.

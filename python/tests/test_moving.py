@@ -464,7 +464,6 @@ def lines_for(address, log):
 
 @pytest.mark.parametrize("kind", ["asgi", "gthread"])
 def test_the_lines_of_the_access_log_are_gunicorns(move, kind):
-    pytest.importorskip("gunicorn")
     app = "logged:asgi" if kind == "asgi" else "logged:wsgi"
     words = f"-w 1 -e A=1 -k {kind} --access-logfile {{dir}}/access.log --access-logformat '{FORMAT}' {app}"
     server = move(f"-b 127.0.0.1:0 {words}", files={"logged.py": LOGGED_APP}).serving()
