@@ -90,7 +90,8 @@ fn besiege(mode: &[&str], path: &str) {
     }
     let (calm, besieged) = (median(calm), median(besieged));
     println!("slowhttptest {}: p99 {besieged:?}, calm {calm:?}", mode.join(" "));
-    assert!(besieged <= 3 * calm, "p99 {besieged:?} besieged, {calm:?} calm");
+    // One round of a quiet second may have a p99 far below a millisecond, which any other process on the machine spoils.
+    assert!(besieged <= 3 * calm.max(Duration::from_millis(1)), "p99 {besieged:?} besieged, {calm:?} calm");
     assert_eq!(supervisor.log().count(common::events::EXITED), 0, "no worker died of it");
 }
 
