@@ -219,9 +219,17 @@ def test_a_busy_worker_leaves_new_connections_to_its_sibling(launch, shared):
 
 def test_if_all_workers_are_busy_requests_wait_for_one(launch):
     server = started(launch, workers=2)
-    busy = [ask(server, f"/until?go{number}") for number in range(4)]
-    server.wait_record("began", 2)
-    for number in range(4):
+    busy = []
+
+    def both_are_busy():
+        # A worker that has just taken a request may take another one, which then waits in it.
+        busy.append(ask(server, f"/until?go{len(busy)}"))
+        time.sleep(0.05)
+        return len(server.records("began")) == 2
+
+    eventually("both workers are busy", both_are_busy)
+    busy += [ask(server, f"/until?go{number}") for number in (len(busy), len(busy) + 1)]
+    for number in range(len(busy)):
         server.path(f"go{number}").write_text("")
     for connection in busy:
         assert connection.response().status == 200
