@@ -140,6 +140,7 @@ def test_a_killed_worker_is_replaced_and_the_other_serves_on(launch):
     victim, other = server.serving_pids()
     os.kill(victim, signal.SIGKILL)
     eventually("the other answers", lambda: get(server, "/pid").text == str(other))
+    server.wait_event("worker_exited", pid=victim)
     serving = server.wait_serving(2)
     assert other in serving and victim not in serving
     assert server.is_running()

@@ -122,7 +122,8 @@ class Lines:
         self._stars = []
         try:
             with open(file, "rb") as opened:
-                self._look(ast.parse(opened.read()).body)
+                self._text = importlib.util.decode_source(opened.read())
+            self._look(ast.parse(self._text).body)
         except (OSError, SyntaxError, ValueError):
             # A compiled file has no lines to show.
             return
@@ -147,7 +148,7 @@ class Lines:
         try:
             ast.literal_eval(found[-1])
         except ValueError:
-            return " ".join(ast.unparse(found[-1]).split())
+            return " ".join((ast.get_source_segment(self._text, found[-1]) or "").split())
         return None
 
     def _look(self, body):
