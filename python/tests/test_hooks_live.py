@@ -321,8 +321,7 @@ def test_a_start_whose_on_starting_fails_is_refused(service, failure):
         assert "no database" in one.text("err")
 
 
-def test_a_hook_that_hangs_is_told_and_holds_neither_the_service_nor_its_end(service):
-    text = """
+HANGS = """
     import os, time
     bind = "unix:{dir}/sock"
     def when_ready(server):
@@ -330,20 +329,35 @@ def test_a_hook_that_hangs_is_told_and_holds_neither_the_service_nor_its_end(ser
         time.sleep(3600)
     def child_exit(server, worker): pass
     """
-    one = service(command(), text)
+
+
+def hanging(service):
+    """Returns a service with a hook that hangs, and the pid of the process of the hook."""
+    one = service(command(), HANGS)
     one.wait_listening()
     assert int(one.get()) > 0
-    beside = int(eventually("the hook hangs", lambda: one.folder.joinpath("hangs").exists() and one.text("hangs")))
-    # The line comes with an event.
+    return one, int(eventually("the hook hangs", lambda: one.folder.joinpath("hangs").exists() and one.text("hangs")))
+
+
+def test_a_hook_that_hangs_is_told(service):
+    one, _ = hanging(service)
+
+    # The line comes with an event, ten seconds later.
     def told():
         os.kill(int(one.get()), signal.SIGKILL)
         time.sleep(0.5)
         return "event=hooks_late" in one.text("err")
 
-    eventually("the line", told)
+    eventually("the line", told, within=PATIENCE + 10)
+
+
+def test_a_hook_that_hangs_outlives_neither_a_reload_nor_the_service(service):
+    one, beside = hanging(service)
+    one.signal(signal.SIGHUP)
+    eventually("the reload", lambda: "event=reloaded" in one.text("err"))
+    eventually("the process of the hook ends", lambda: not is_alive(beside), within=PATIENCE + 5)
     one.signal(signal.SIGTERM)
     assert one.wait_exit() == 0
-    eventually("the process of the hook ends", lambda: not is_alive(beside))
 
 
 def test_a_worker_whose_post_fork_fails_cannot_boot(service):
